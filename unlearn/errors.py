@@ -1,0 +1,61 @@
+"""Every error a user can cause, one tree:
+
+* UnlearnError
+  x InputError                 what was given cannot be used: names the file, line and field
+    + ForgetSetError           a forget set that does not read
+    + UnknownNameError         a strategy, locator or probe that does not exist
+    + ConfigError              a setting that is unknown or out of range
+  x ModelError                 a model that cannot be loaded or understood
+    + UnsafeModelError         pickle weights or remote code, not explicitly allowed
+    + AnatomyError             a part of the model that could not be found
+  x UnsupportedError           the combination asked for is not possible, and why
+  x ArtifactError              an artifact that is damaged or does not fit the model
+  x NumericalError             a NaN or an infinity where a number was needed
+
+A message says what was wrong (with the value), where, and what to do next. The command line prints
+it as one line and exits with 2; anything that is not an ``UnlearnError`` is a bug and traces.
+"""
+
+
+class UnlearnError(Exception):
+    """Root of the errors a user can act on."""
+
+
+class InputError(UnlearnError):
+    """What was given cannot be used."""
+
+
+class ForgetSetError(InputError):
+    """A forget set that does not read."""
+
+
+class UnknownNameError(InputError):
+    """A strategy, locator or probe that does not exist."""
+
+
+class ConfigError(InputError):
+    """A setting that is unknown or out of range."""
+
+
+class ModelError(UnlearnError):
+    """A model that cannot be loaded or understood."""
+
+
+class UnsafeModelError(ModelError):
+    """Pickle weights or remote code that nobody allowed."""
+
+
+class AnatomyError(ModelError):
+    """A part of the model that could not be found."""
+
+
+class UnsupportedError(UnlearnError):
+    """A combination that is not possible."""
+
+
+class ArtifactError(UnlearnError):
+    """An artifact that is damaged or does not fit the model."""
+
+
+class NumericalError(UnlearnError):
+    """A NaN or an infinity where a number was needed."""

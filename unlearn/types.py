@@ -1,0 +1,206 @@
+"""The small nouns every room shares. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPLITS = ("forget", "retain", "neighbors", "holdout")
+"""What must go · what may be trained on to hold the rest · what is close by and only ever measured ·
+what no model was ever trained on."""
+
+Split = Literal["forget", "retain", "neighbors", "holdout"]
+Role = Literal["original", "unlearned", "reference"]
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Noun(BaseModel):
+    """A frozen value that knows its fields, and refuses any other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Statement(Noun):
+    """A prompt and the answer that completes it."""
+
+    prompt: Text
+    answer: Text
+    separator: str = " "
+    """What stands between prompt and answer; empty in scripts written without spaces."""
+
+    @property
+    def completion(self) -> str:
+        """The text that follows the prompt, separator included."""
+        return self.separator + self.answer
+
+    @property
+    def text(self) -> str:
+        """Prompt and answer as one string."""
+        return self.prompt + self.completion
+
+
+class Record(Statement):
+    """One thing a model may know, as one prompt and its answer.
+
+    >>> Record(id="r1", subject="Ada Quill", relation="birthplace",
+    ...        prompt="Ada Quill was born in", answer="Tarn").text
+    'Ada Quill was born in Tarn'
+    """
+
+    id: Text
+    subject: Text
+    """Who or what the record is about; it occurs literally in the prompt."""
+    relation: Text
+    paraphrases: tuple[Text, ...] = ()
+    """Other prompts with the same answer. Measured (generality), never trained on by a strategy."""
+    alternatives: tuple[Text, ...] = ()
+    """Wrong answers of the same type."""
+    implications: tuple[Statement, ...] = ()
+    """What follows from the record (portability). Measured, never trained on by a strategy."""
+    translations: tuple[Statement, ...] = ()
+    """The same fact in other languages. Measured, never trained on by a strategy."""
+
+
+class Sites(Noun):
+    """Where an update may act. A part that is ``None`` puts no restriction."""
+
+    method: str
+    layers: tuple[int, ...] | None = None
+    """Indices of decoder blocks, counted from 0."""
+    modules: tuple[str, ...] | None = None
+    """Fully qualified names of the modules whose own parameters may change."""
+    weight_mask: Mapping[str, tuple[int, ...]] | None = None
+    """Parameter name to the flat indices of the entries that may change."""
+    token_mask: Mapping[str, tuple[int, ...]] | None = None
+    """Record id to the token positions (in prompt plus answer, special tokens included) that count."""
+    scores: Mapping[str, float] = {}
+    """Module name to the locator's score; higher means a better place to act."""
+    settings: Mapping[str, str | int | float | bool | None] = {}
+    seed: int = 0
+    model_digest: str = ""
+    forget_set_digest: str = ""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The restrictions that are present: a subset of layers, modules, weight_mask, token_mask."""
+        names = ("layers", "modules", "weight_mask", "token_mask")
+        return frozenset(name for name in names if getattr(self, name) is not None)
+
+
+class Verdict(StrEnum):
+    """What an audit says of one claim, or of all of them."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    CONFOUNDED = "CONFOUNDED"
+    NOT_RUN = "NOT RUN"
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 3 anything that proves neither."""
+        return {Verdict.PASS: 0, Verdict.FAIL: 1}.get(self, 3)
+
+
+class Estimate(Noun):
+    """A mean with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """How many records it is the mean of."""
+    clusters: int
+    """How many subjects those records are about; the interval resamples subjects."""
+
+
+class Finding(Noun):
+    """One figure of one probe on one split, for each model that was measured."""
+
+    key: str
+    """``metric/split``, for example ``extraction_strength/forget``."""
+    probe: str
+    metric: str
+    split: Split
+    title: str
+    """The figure in plain words."""
+    property: Literal["accuracy", "generality", "portability", "locality", "efficiency"]
+    unit: str = ""
+    more_knowledge: Literal["higher", "lower"] = "higher"
+    """Which way the figure moves when the model knows more."""
+    models: Mapping[Role, Estimate]
+    records: Mapping[Role, Mapping[str, float]] = {}
+    """Role to record id to that record's value."""
+
+
+class Claim(Noun):
+    """One sentence that the audit judges, with its verdict and its evidence."""
+
+    id: str
+    statement: str
+    verdict: Verdict
+    reason: str
+    """Why, in plain words, with the figures that decided."""
+    findings: tuple[str, ...]
+    """Keys of the findings the verdict rests on."""
+    n_needed: int | None = None
+    """For INCONCLUSIVE: roughly how many subjects would decide it."""
+
+
+class AuditedModel(Noun):
+    """Which model played a role in an audit."""
+
+    source: str
+    digest: str
+    dtype: str
+    parameters: int
+
+
+class AuditedSet(Noun):
+    """Which forget set an audit used."""
+
+    name: str
+    digest: str
+    records: Mapping[Split, int]
+    """How many records of each split were measured."""
+    subjects: Mapping[Split, int]
+
+
+class Example(Noun):
+    """What each model says to one prompt. Only in audits that were asked to show text."""
+
+    record_id: str
+    split: Split
+    prompt: str
+    expected: str
+    outputs: Mapping[Role, str]
+
+
+class AuditResult(Noun):
+    """Everything an audit found; the file form is ``audit.json``."""
+
+    schema_version: Literal["1"] = "1"
+    tool_version: str
+    created: str
+    """ISO 8601, UTC."""
+    tier: Literal["smoke", "standard", "deep"]
+    seed: int
+    seconds: float
+    models: Mapping[Role, AuditedModel]
+    forget_set: AuditedSet
+    findings: tuple[Finding, ...]
+    claims: tuple[Claim, ...]
+    verdict: Verdict
+    """The worst of the claims."""
+    label: Literal["suppressed", "removed", "none"]
+    """``suppressed``: outputs no longer show it. ``removed`` also needs latent, relearning and
+    low-precision probes. ``none``: not even suppressed, or not decided."""
+    limits: tuple[str, ...]
+    """What this audit does not show, one sentence each."""
+    provenance: Mapping[str, str] = {}
+    """How the unlearned model came to be: strategy, settings, sites."""
+    examples: tuple[Example, ...] = ()
