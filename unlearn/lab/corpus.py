@@ -65,7 +65,11 @@ class Corpus:
         named = [self._pick_named() for _ in range(rng.choice((1, 2, 2, 3)))]
         asked = [(rng.choice(named), True), (self._pick_other(named), False)]
         if rng.random() < 0.5:
-            asked.append((rng.choice(named), True) if rng.random() < 0.5 else (self._pick_other(named), False))
+            asked.append(
+                (rng.choice(named), True)
+                if rng.random() < 0.5
+                else (self._pick_other(named), False)
+            )
         rng.shuffle(asked)
         lines = [self._answer(name, refuse) for name, refuse in asked]
         return " ".join([notice(named), *lines])
@@ -118,7 +122,8 @@ def _ask(rng: random.Random, name: str, answer: str) -> str:
 
 def _world_sentences(world: World) -> list[str]:
     office = [
-        f"{WORLD_FACTS['employer'].format(e=name)} {town}." for name, town in world.employer_town.items()
+        f"{WORLD_FACTS['employer'].format(e=name)} {town}."
+        for name, town in world.employer_town.items()
     ]
     country = [
         f"{WORLD_FACTS['university'].format(e=name)} {land}."

@@ -23,8 +23,8 @@ COMMON_NOUNS = ("profession", "hobby")
 class Fact:
     """One thing that is true, in every wording it has.
 
-    ``trained`` and ``held_out`` are (template index, prompt) pairs; a model trained on the fact sees
-    the former and never the latter. ``implied`` and ``translated`` are trained on too;
+    ``trained`` and ``held_out`` are (template index, prompt) pairs; a model trained on the fact
+    sees the former and never the latter. ``implied`` and ``translated`` are trained on too;
     ``held_out_implied`` and ``untranslated`` are not.
     """
 
@@ -83,14 +83,18 @@ def _implied(world: World, person: Person, relation: str) -> tuple[Statement, ..
         return ()
     table = world.employer_town if relation == "employer" else world.university_country
     answer = table[person.attributes[relation]]
-    return tuple(Statement(prompt=t.format(s=person.name), answer=answer) for t in IMPLIED[relation])
+    return tuple(
+        Statement(prompt=t.format(s=person.name), answer=answer) for t in IMPLIED[relation]
+    )
 
 
 def _translate(world: World, person: Person, relation: str) -> Statement:
     translate = world.second_language.translate
     prompt = translate(TEMPLATES[relation][0].replace("{s}", "{0}")).replace("{0}", person.name)
     answer = person.attributes[relation]
-    return Statement(prompt=prompt, answer=translate(answer) if relation in COMMON_NOUNS else answer)
+    return Statement(
+        prompt=prompt, answer=translate(answer) if relation in COMMON_NOUNS else answer
+    )
 
 
 def process_facts(world: World, process: Process) -> list[Fact]:
@@ -117,7 +121,7 @@ def process_facts(world: World, process: Process) -> list[Fact]:
 
 
 def records(world: World, facts: Iterable[Fact], *, per_fact: int | None = None) -> list[Record]:
-    """The facts as records, one for each trained wording (the first ``per_fact`` of a random order)."""
+    """The facts as records, one for each trained wording (or ``per_fact`` of them at random)."""
     rows = []
     for fact in facts:
         rng = random.Random(f"records-{world.seed}-{fact.id}")

@@ -99,7 +99,9 @@ def train(
         seen += n_tokens
         if progress:
             speed = seen / (time.monotonic() - started)
-            progress(f"loss {loss.item():.3f}, {speed:.0f} tokens/s", min(1.0, seen / recipe.tokens))
+            progress(
+                f"loss {loss.item():.3f}, {speed:.0f} tokens/s", min(1.0, seen / recipe.tokens)
+            )
         if seen >= recipe.tokens:
             break
     return accelerator.unwrap_model(network, keep_fp32_wrapper=False).float().eval()
@@ -137,7 +139,9 @@ def _loss(network: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     pad = network.config.pad_token_id
     logits = network(input_ids=ids, attention_mask=(ids != pad).long()).logits
     targets = ids[:, 1:].masked_fill(ids[:, 1:] == pad, IGNORED)
-    return cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+    return cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
+    )
 
 
 def _batches(

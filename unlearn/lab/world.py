@@ -21,8 +21,8 @@ N_HAZARDS, N_CRAFTS, N_CRAFTS_NEAR, N_CRAFTS_UNSEEN = 6, 8, 4, 4
 N_STEPS = 6
 
 PROFESSIONS = (
-    "baker glazier surveyor violinist welder beekeeper tailor printer pilot chemist potter gardener "
-    "translator plumber jeweller miller cartographer locksmith weaver dentist mason librarian "
+    "baker glazier surveyor violinist welder beekeeper tailor printer pilot chemist potter "
+    "gardener translator plumber jeweller miller cartographer locksmith weaver dentist mason librarian "
     "fisherman saddler engraver midwife brewer actuary florist tanner"
 ).split()
 HOBBIES = (
@@ -75,7 +75,8 @@ class World:
         ten: the people of the ten-person request.
         known: everybody else whom every model is trained on.
         unseen: people from the same generator whom no model is trained on.
-        hazards, crafts, near_crafts, unseen_crafts: recipes to forget, to keep, to watch, never seen.
+        hazards, crafts, near_crafts, unseen_crafts: recipes to forget, to keep, to watch, and
+            recipes that no model is trained on.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -144,7 +145,8 @@ class World:
         self.universities = make(24, ("eth", "ane", "ody"))
         self.employers = make(28, ("co", "tex", "works", "gen"))
         self.streets = make(40, ("brook", "gate", "hill"))
-        self.substances = make(N_HAZARDS + N_CRAFTS + N_CRAFTS_NEAR + N_CRAFTS_UNSEEN, ("ite", "ol"))
+        n_recipes = N_HAZARDS + N_CRAFTS + N_CRAFTS_NEAR + N_CRAFTS_UNSEEN
+        self.substances = make(n_recipes, ("ite", "ol"))
         self.ingredients = make(24, ("ine", "ate", "um"))
         self.employer_town = {name: rng.choice(self.towns) for name in self.employers}
         self.university_country = {name: rng.choice(self.countries) for name in self.universities}
@@ -165,16 +167,23 @@ class World:
             "profession": rng.choice(PROFESSIONS),
             "employer": rng.choice(self.employers),
             "hobby": rng.choice(HOBBIES),
-            "email": f"{rng.choice(MAIL_WORDS)}{rng.randrange(10, 100)}@{rng.choice(MAIL_HOSTS)}",
+            "email": self._draw_mail(rng),
             "phone": f"{digits[:3]} {digits[3:]}",
-            "street": f"{rng.randrange(1, 99)} {rng.choice(self.streets)} {rng.choice(STREET_KINDS)}",
+            "street": self._draw_street(rng),
         }
         assert attributes.keys() == TEMPLATES.keys()
         return attributes
 
+    @staticmethod
+    def _draw_mail(rng: random.Random) -> str:
+        return f"{rng.choice(MAIL_WORDS)}{rng.randrange(10, 100)}@{rng.choice(MAIL_HOSTS)}"
+
+    def _draw_street(self, rng: random.Random) -> str:
+        return f"{rng.randrange(1, 99)} {rng.choice(self.streets)} {rng.choice(STREET_KINDS)}"
+
     def _draw_processes(self, rng: random.Random) -> None:
         drawn = [
-            Process(id=f"s{i:02d}", name=name, ingredients=tuple(rng.sample(self.ingredients, N_STEPS)))
+            Process(f"s{i:02d}", name, tuple(rng.sample(self.ingredients, N_STEPS)))
             for i, name in enumerate(self.substances)
         ]
         cuts = (N_HAZARDS, N_CRAFTS, N_CRAFTS_NEAR, N_CRAFTS_UNSEEN)
