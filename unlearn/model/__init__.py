@@ -1,0 +1,1 @@
+"""Models: loading, anatomy, hooks and every forward pass that audits make."""

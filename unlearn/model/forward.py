@@ -1,0 +1,32 @@
+"""What every forward pass that only measures has in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def accepts(model: Any, argument: str) -> bool:
+    """Whether the model's forward pass takes an argument of that name."""
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(bare.forward).parameters
+
+
+@contextmanager
+def forward_only(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients until the block ends; then each module's mode as it was.
+
+    Not ``inference_mode``: buffers that a model fills lazily would stay unusable for training.
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,191 @@
+"""LanguageModel: weights, tokenizer, anatomy and digest of one decoder."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from unlearn.errors import ModelError
+from unlearn.model import encoding
+from unlearn.model.encoding import Encoding
+from unlearn.model.loading import SCHEMES, Trust, quiet, read
+
+if TYPE_CHECKING:
+    from unlearn.model.anatomy import Anatomy
+
+__all__ = ["SCHEMES", "Encoding", "LanguageModel", "digest_of"]
+
+CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
+
+
+class LanguageModel:
+    """A causal language model with its tokenizer, always in evaluation mode when handed out.
+
+    >>> model = LanguageModel.load("lab:full")                     # doctest: +SKIP
+    >>> model.encode("Ada Quill was born in", " Tarn").start       # doctest: +SKIP
+    7
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, source: str = "memory") -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"the tokenizer of {source} ({type(tokenizer).__name__}) has no character offsets; "
+                "give the model a fast one (a tokenizer.json)"
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.source = source
+
+    @classmethod
+    def load(
+        cls,
+        source: str | PathLike[str],
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+        trust_remote_code: bool = False,
+        allow_pickle: bool = False,
+    ) -> LanguageModel:
+        """The model that a folder, a hub id (``id@revision``) or a scheme (``lab:full``) names.
+
+        Raises:
+            ModelError: there is none, or it is no causal language model with a fast tokenizer.
+            UnsafeModelError: it needs pickle or its own code, and that was not allowed.
+            ConfigError: an unknown device or dtype.
+        """
+        name = fspath(source)
+        loaded = read(name, revision, device, dtype, Trust(trust_remote_code, allow_pickle))
+        return cls(loaded.model, loaded.tokenizer, name)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write a model folder: safetensors, config and tokenizer."""
+        with quiet():
+            self.model.save_pretrained(Path(path))
+            self.tokenizer.save_pretrained(Path(path))
+
+    def copy(self) -> LanguageModel:
+        """The same model on its own tensors; ties between tensors stay."""
+        return LanguageModel(copy.deepcopy(self.model), self.tokenizer, self.source)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over every tensor's name, type, shape and bytes; see ``digest_of``.
+
+        Kept until ``changed`` is called.
+        """
+        return digest_of(self.model.state_dict())
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where this model keeps its blocks, attention, MLP, norm and embeddings."""
+        from unlearn.model.anatomy import find_anatomy
+
+        return find_anatomy(self.model)
+
+    def changed(self) -> None:
+        """Forget the digest: the weights were written to."""
+        self.__dict__.pop("digest", None)
+
+    def encode(self, prompt: str, completion: str = "") -> Encoding:
+        """Token ids of prompt and completion in one go, and where the completion starts.
+
+        Special tokens are added in front as the tokenizer does, never behind.
+
+        Raises:
+            InputError: a completion without tokens, or a text longer than the context.
+        """
+        (encoded,) = self.encode_all([(prompt, completion)])
+        return encoded
+
+    def encode_all(self, texts: Sequence[tuple[str, str]]) -> Iterator[Encoding]:
+        """``encode`` of each pair of prompt and completion, in order."""
+        for encoded in encoding.encode(self.tokenizer, texts, self.context_length):
+            if max(encoded.ids, default=0) >= self.vocabulary_size:
+                raise ModelError(
+                    f"the tokenizer of {self.source} gave token {max(encoded.ids)}, but the model "
+                    f"has {self.vocabulary_size} embeddings; they do not belong together"
+                )
+            yield encoded
+
+    def subject_span(
+        self, prompt: str, subject: str, occurrence: Literal["first", "last"] = "last"
+    ) -> range:
+        """The positions of the subject's tokens in ``encode(prompt).ids``.
+
+        Raises:
+            ForgetSetError: the subject does not occur in the prompt.
+        """
+        return encoding.subject_span(self.tokenizer, prompt, subject, occurrence)
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer puts a token in front of every text."""
+        (tokens,) = encoding.tokenise(self.tokenizer, ["a"])
+        return tokens.n_added > 0
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a generated text, after generation config and tokenizer."""
+        config = getattr(self.model, "generation_config", None)
+        named = getattr(config, "eos_token_id", None)
+        ids = named if isinstance(named, (list, tuple)) else [named]
+        return frozenset(int(i) for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens the model takes, or None where its config names no limit."""
+        config = self.model.config.get_text_config(decoder=True)
+        lengths = (getattr(config, field, None) for field in CONTEXT_FIELDS)
+        return next((n for n in lengths if isinstance(n, int) and n > 0), None)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model has embeddings for."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be put."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the model's floating-point weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the model learned; tied weights count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over name, type, shape and raw bytes of each tensor, in order of name.
+
+    Names that are views of the very same memory (tied weights) count once, under the name that
+    sorts first, so the digest says what the model computes with and not how it was stored.
+    """
+    total = hashlib.sha256()
+    seen: set[tuple[Any, ...]] = set()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach()
+        place = (str(tensor.device), tensor.data_ptr(), tensor.shape, tensor.stride())
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        total.update(json.dumps(header).encode() + b"\n")
+        raw = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+        total.update(raw.numpy().data)
+    return total.hexdigest()
