@@ -1,5 +1,7 @@
 """Anatomy, checked by running every model of the zoo and not by comparing names."""
 
+from collections import OrderedDict
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -156,6 +158,28 @@ def test_modules_that_add_the_stream_themselves_are_marked(build):
     assert anatomy.adds_residual == {*anatomy.attention, *anatomy.mlp}
     assert anatomy.mlp_contribution(1) == "transformer.h.1.mlp.dense_4h_to_h"
     assert find_anatomy(build("llama").model).adds_residual == frozenset()
+
+
+def test_stacked_vectors_are_not_taken_for_experts(build):
+    anatomy = find_anatomy(build("rwkv").model)
+    assert anatomy.down_projection[0] == "rwkv.blocks.0.feed_forward.value"
+
+
+def test_a_child_that_only_leads_back_to_the_stream_is_no_mlp(llama):
+    for block in llama.model.model.layers:
+        block.wide = nn.Linear(32, 48)
+        block.back = nn.Sequential(OrderedDict(dense=nn.Linear(48, 32)))
+        del block.mlp
+    anatomy = find_anatomy(llama.model)
+    assert anatomy.down_projection[0] == "model.layers.0.back.dense"
+    assert anatomy.mlp == (None, None)
+
+
+def test_lists_as_long_as_the_blocks_do_not_confuse(llama):
+    expected = find_anatomy(llama.model)
+    llama.model.model.scales = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    llama.model.tower = deepcopy(llama.model.model.layers)
+    assert find_anatomy(llama.model) == expected
 
 
 def test_the_widest_way_back_wins_over_side_paths(build):
