@@ -1,0 +1,224 @@
+"""One run of unlearning by training: copy, train, evaluate, stop, keep the best, round once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unlearn.errors import UnsupportedError
+from unlearn.forget_set import ForgetSet
+from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.sites import Scope, find_scope
+from unlearn.strategies.stopping import (
+    Budget,
+    Ceiling,
+    Evaluation,
+    Evaluator,
+    StopRule,
+    Target,
+    find_targets,
+)
+from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, encode, train
+from unlearn.types import Sites
+
+Progress = Callable[[str, float], None]
+
+
+class Ingredients(NamedTuple):
+    """What an objective may be made of."""
+
+    original: LanguageModel
+    """Frozen, as it was given."""
+    work: LanguageModel
+    """The float32 copy that will be trained; still equal to the original."""
+    pairs: Pairs
+    targets: tuple[Target, ...] | None
+    """Per forget record; None where records stay in the loss whatever they look like."""
+
+
+class Outcome(NamedTuple):
+    """The unlearned model and how it came to be."""
+
+    model: LanguageModel
+    steps: tuple[dict[str, Any], ...]
+    stop_reason: str
+    tokens: int
+    seconds: float
+
+
+def unlearn_by_training(
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    sites: Sites | None,
+    config: TrainingConfig,
+    make_objective: Callable[[Ingredients], Objective],
+    *,
+    use_retain: bool,
+    seed: int,
+    progress: Progress | None,
+) -> Outcome:
+    """A copy of ``model`` trained until every forget record looks never trained on.
+
+    The state returned is the best one evaluated. Memory: the copy in float32, its gradients, two
+    moments of Adam and one snapshot of whatever may change.
+
+    Raises:
+        UnsupportedError: the sites are not trainable, or a site took no part in training.
+    """
+    _refuse_quantised(model)
+    work = model.copy()
+    dtypes = _to_masters(work)
+    found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout)
+    retain = encode(model, forget_set.retain if use_retain else ())
+    pairs = Pairs(encode(model, forget_set.forget), retain, config, seed)
+    evaluator = _evaluator(forget_set, found.records, config, seed)
+    rule = _stop_rule(config, use_retain)
+    run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
+    with run.scope.applied(work.model):
+        run.begin()
+        if not run.stop_reason:
+            gate = found.records if config.stop == "match" else None
+            objective = make_objective(Ingredients(model, work, pairs, gate))
+            train(work, pairs, objective, run.after_step, seed)
+            run.scope.check_moved(dict(model.model.named_parameters()))
+        run.finish()
+    _hand_back(run, model, dtypes)
+    reason = "; ".join(filter(None, (run.stop_reason, found.warning)))
+    return Outcome(work, tuple(run.log), reason, run.tokens, run.rule.seconds())
+
+
+@dataclass
+class Run:
+    """Follows one training run step by step."""
+
+    work: LanguageModel
+    scope: Scope
+    evaluator: Evaluator
+    rule: StopRule
+    pairs: Pairs
+    progress: Progress
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stop_reason: str = ""
+    tokens: int = 0
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Evaluate the original; ``stop_reason`` is set if nothing is left to forget."""
+        self.kept = self.scope.snapshot()
+        self.log.append({"step": 0, **self._evaluate(0).summary()})
+
+    def after_step(self, step: Step) -> bool:
+        """Log the step, evaluate if it is time to, and say whether to stop."""
+        self.tokens = step.tokens
+        entry: dict[str, Any] = step._asdict()
+        self.log.append(entry)
+        budget = self.rule.budget
+        spent = budget.spent(step.step, step.tokens, self.rule.seconds())
+        if spent or step.step % self.pairs.config.evaluate_every == 0:
+            entry.update(self._evaluate(step.step).summary())
+        self.stop_reason = self.stop_reason or spent or ""
+        self.progress("forget", step.step / budget.max_steps)
+        return bool(self.stop_reason)
+
+    def finish(self) -> None:
+        """Go back to the best state."""
+        self.scope.restore(self.kept)
+        best = self.rule.best
+        if best is not None and best.step != self.log[-1]["step"]:
+            self.stop_reason += f"; went back to step {best.step}"
+        self.progress("forget", 1.0)
+
+    def _evaluate(self, step: int) -> Evaluation:
+        evaluation = self.evaluator(self.work, step)
+        if self.rule.is_best(evaluation) and step:
+            self.kept = self.scope.snapshot()
+        self.stop_reason = self.rule.reason(evaluation) or ""
+        wanted = ~evaluation.matched if self.rule.match else np.ones_like(evaluation.matched)
+        self.pairs.want(np.flatnonzero(wanted).tolist())
+        return evaluation
+
+
+def _evaluator(
+    forget_set: ForgetSet, targets: tuple[Target, ...], config: TrainingConfig, seed: int
+) -> Evaluator:
+    sample = forget_set.sample("retain", config.retain_sample, seed) if forget_set.retain else ()
+    return Evaluator(forget_set.forget, sample, targets)
+
+
+def _stop_rule(config: TrainingConfig, use_retain: bool) -> StopRule:
+    return StopRule(
+        config.stop == "match",
+        Budget(config.max_steps, config.max_tokens, config.max_seconds),
+        Ceiling(config.retain_ceiling, config.retain_floor, config.ceiling_patience),
+        use_retain,
+    )
+
+
+def _silent(what: str, fraction: float) -> None:
+    """The progress of a caller who did not ask."""
+
+
+def _tensors(model: Any) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _refuse_quantised(model: LanguageModel) -> None:
+    if getattr(model.model, "is_quantized", False):
+        raise UnsupportedError(
+            f"{model.source} is quantised and cannot be trained; load the full-precision weights"
+        )
+
+
+def _to_masters(work: LanguageModel) -> dict[str, torch.dtype]:
+    """The types the tensors had; narrow ones become float32, where small steps are not lost."""
+    tensors = _tensors(work.model)
+    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
+    for tensor in tensors.values():
+        if tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize:
+            tensor.data = tensor.data.float()
+    work.changed()
+    return dtypes
+
+
+def _hand_back(run: Run, model: LanguageModel, dtypes: dict[str, torch.dtype]) -> None:
+    """Back to the original's device and types, once; evaluated again if that rounded anything."""
+    work = run.work
+    if work.device != model.device:
+        work.model.to(model.device)
+    rounded = False
+    for name, tensor in _tensors(work.model).items():
+        if tensor.dtype != dtypes[name]:
+            tensor.data = tensor.data.to(dtypes[name])
+            rounded = True
+    work.changed()
+    _check_untouched(model, work, run.scope)
+    if not rounded or len(run.log) == 1:
+        return
+    evaluation = run.evaluator(work, run.log[-1]["step"])
+    run.log.append({"step": evaluation.step, "rounded": True, **evaluation.summary()})
+    if run.stop_reason.startswith("matched") and not evaluation.matched.all():
+        n_matched, n = int(evaluation.matched.sum()), len(evaluation.matched)
+        run.stop_reason += f"; after rounding to {model.dtype}, {n_matched} of {n} still match"
+
+
+def _check_untouched(model: LanguageModel, work: LanguageModel, scope: Scope) -> None:
+    """Our own promise: what the sites leave out has the bits it had."""
+    before = _tensors(model.model)
+    for name, after in _tensors(work.model).items():
+        mask = scope.masks.get(name)
+        if name in scope.trainable and mask is None:
+            continue
+        changed = _bits(before[name]) != _bits(after)
+        inside = torch.zeros_like(changed) if mask is None else mask.reshape(-1).to(changed.device)
+        assert not (changed & ~inside).any(), f"{name} changed outside the sites"
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().contiguous().reshape(-1)
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.view(integers[tensor.dtype.itemsize])

@@ -1,0 +1,251 @@
+"""When to stop: unlearning should match ignorance, not maximise loss.
+
+A model that never saw somebody gives the answers about them some likelihood; pushing further is a
+trace of its own. So every forget record has a target, taken from records of the same relation about
+people whom no model was trained on, and training ends once the worst record is there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn.forget_set import ForgetSet
+from unlearn.model.language_model import LanguageModel
+from unlearn.model.scoring import TokenScores, score
+from unlearn.types import Record, Statement
+
+FALLBACK_AGREEMENT = 0.5
+"""The agreement that counts as forgotten where no holdout says what guessing achieves."""
+
+
+class Target(NamedTuple):
+    """What a record looks like to a model that never saw it."""
+
+    nll_per_token: float
+    """At least this many nats per token of the answer."""
+    agreement: float
+    """At most this share of the answer's tokens is the likeliest one, those before it given."""
+
+
+class Targets(NamedTuple):
+    """One target per forget record, and where they come from."""
+
+    records: tuple[Target, ...]
+    origin: str
+    warning: str = ""
+
+
+def find_targets(
+    model: LanguageModel, forget_set: ForgetSet, agreement_quantile: float, min_holdout: int
+) -> Targets:
+    """The target of each forget record, measured on the original model.
+
+    With a holdout split: the mean NLL per token of the holdout records of the same relation, and
+    the ``agreement_quantile`` of their agreement; of the whole split for a relation with fewer than
+    ``min_holdout`` records. Without one: the mean NLL per token of the record's own wrong
+    alternatives, at most ``ln(vocabulary)``, and that bound for a record without alternatives.
+    """
+    if not forget_set.holdout:
+        return _targets_from_alternatives(model, forget_set.forget)
+    by_relation: dict[str, list[TokenScores]] = {}
+    scores = score(model, forget_set.holdout)
+    for record, scored in zip(forget_set.holdout, scores, strict=True):
+        by_relation.setdefault(record.relation, []).append(scored)
+    overall = _target(scores, agreement_quantile)
+    of_relation = {
+        relation: _target(found, agreement_quantile)
+        for relation, found in by_relation.items()
+        if len(found) >= min_holdout
+    }
+    records = tuple(of_relation.get(record.relation, overall) for record in forget_set.forget)
+    return Targets(records, f"{len(scores)} holdout records")
+
+
+def _target(scores: Sequence[TokenScores], agreement_quantile: float) -> Target:
+    agreement = [scored.exact_memorisation for scored in scores]
+    nll = float(np.mean([scored.nll_per_token for scored in scores]))
+    # The next value up and not an interpolation: agreements are shares of a few tokens.
+    return Target(nll, float(np.quantile(agreement, agreement_quantile, method="higher")))
+
+
+def _targets_from_alternatives(model: LanguageModel, records: Sequence[Record]) -> Targets:
+    uniform = math.log(model.vocabulary_size)
+    owners, statements = [], []
+    for index, record in enumerate(records):
+        for answer in record.alternatives:
+            owners.append(index)
+            statements.append(
+                Statement(prompt=record.prompt, answer=answer, separator=record.separator)
+            )
+    found: dict[int, list[float]] = {}
+    for index, scored in zip(owners, score(model, statements), strict=True):
+        found.setdefault(index, []).append(scored.nll_per_token)
+    # Who knows the right answer finds the wrong ones less likely than who knows nothing.
+    nll = {index: min(float(np.mean(values)), uniform) for index, values in found.items()}
+    return Targets(
+        tuple(Target(nll.get(i, uniform), FALLBACK_AGREEMENT) for i in range(len(records))),
+        f"wrong alternatives of {len(found)} of {len(records)} records",
+        "no holdout split says what ignorance looks like, so the targets are a guess from wrong "
+        "alternatives and may be too high",
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The forget records and a sample of the retain records at one step."""
+
+    step: int
+    targets: tuple[Target, ...]
+    nll_per_token: npt.NDArray[np.float64]
+    agreement: npt.NDArray[np.float64]
+    retain_nll: float | None
+    """Mean NLL per token over the retain sample; None without a retain split."""
+
+    @cached_property
+    def gaps(self) -> npt.NDArray[np.float64]:
+        """Per record: how far it is from ignorance, 0 once it is there, 1 if as good as certain.
+
+        The missing share of the target NLL plus the excess of the agreement.
+        """
+        nll = np.array([target.nll_per_token for target in self.targets])
+        agreement = np.array([target.agreement for target in self.targets])
+        missing = np.clip(nll - self.nll_per_token, 0, None) / np.maximum(nll, 1e-9)
+        excess: npt.NDArray[np.float64] = missing + np.clip(self.agreement - agreement, 0, None)
+        return excess
+
+    @property
+    def matched(self) -> npt.NDArray[np.bool_]:
+        """Per record: whether nothing is left to forget."""
+        matched: npt.NDArray[np.bool_] = self.gaps == 0
+        return matched
+
+    @property
+    def gap(self) -> float:
+        """Mean gap and worst gap in equal parts: one record that is still known keeps it high."""
+        return float(self.gaps.mean() + self.gaps.max()) / 2
+
+    @property
+    def overshoot(self) -> float:
+        """Nats per token by which records lie above their target, on average: over-unlearning."""
+        nll = np.array([target.nll_per_token for target in self.targets])
+        return float(np.clip(self.nll_per_token - nll, 0, None).mean())
+
+    def summary(self) -> dict[str, Any]:
+        """The figures for the step log."""
+        return {
+            "forget_nll_mean": float(self.nll_per_token.mean()),
+            "forget_nll_min": float(self.nll_per_token.min()),
+            "matched": float(self.matched.mean()),
+            "overshoot": self.overshoot,
+            "gap": self.gap,
+            "retain_nll": self.retain_nll,
+        }
+
+
+class Evaluator(NamedTuple):
+    """Measures a model on the forget records and a fixed sample of the retain records."""
+
+    forget: tuple[Record, ...]
+    retain: tuple[Record, ...]
+    targets: tuple[Target, ...]
+
+    def __call__(self, model: LanguageModel, step: int) -> Evaluation:
+        """The state of ``model`` now, from one forward pass per record."""
+        scores = score(model, [*self.forget, *self.retain])
+        forget, retain = scores[: len(self.forget)], scores[len(self.forget) :]
+        return Evaluation(
+            step,
+            self.targets,
+            np.array([scored.nll_per_token for scored in forget]),
+            np.array([scored.exact_memorisation for scored in forget]),
+            float(np.mean([scored.nll_per_token for scored in retain])) if retain else None,
+        )
+
+
+class Budget(NamedTuple):
+    """What training may cost at most."""
+
+    max_steps: int
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+
+    def spent(self, steps: int, tokens: int, seconds: float) -> str | None:
+        """Which budget is used up, or None."""
+        if steps >= self.max_steps:
+            return f"budget: {self.max_steps} steps"
+        if self.max_tokens is not None and tokens >= self.max_tokens:
+            return f"budget: {self.max_tokens} tokens"
+        if self.max_seconds is not None and seconds >= self.max_seconds:
+            return f"budget: {self.max_seconds:g} seconds"
+        return None
+
+
+class Ceiling(NamedTuple):
+    """How far the retain NLL may rise: ``start + rise * max(start, floor)`` nats per token.
+
+    The floor keeps a well memorised retain split, whose NLL is near 0, from making every rise look
+    large.
+    """
+
+    rise: float
+    floor: float
+    patience: int
+    """Evaluations in a row above it that end training."""
+
+    def limit(self, start: float | None) -> float:
+        """The highest retain NLL allowed, given that of the original."""
+        return math.inf if start is None else start + self.rise * max(start, self.floor)
+
+
+@dataclass
+class StopRule:
+    """Follows a run of evaluations: says when to stop and which one was best.
+
+    The best evaluation is the one with the lowest gap among those under the retain ceiling; the
+    first of equals, because going on is over-unlearning. Without ``match`` the latest one is best.
+    """
+
+    match: bool
+    budget: Budget
+    ceiling: Ceiling
+    can_repair: bool
+    """Whether a retain term can bring the retain NLL down again."""
+    best: Evaluation | None = None
+    strikes: int = 0
+    started: float = field(default_factory=time.monotonic)
+    limit: float = math.inf
+
+    def seconds(self) -> float:
+        """Since the rule was made."""
+        return time.monotonic() - self.started
+
+    def is_best(self, evaluation: Evaluation) -> bool:
+        """Whether to keep this state; the first evaluation is that of the original."""
+        if self.best is None:
+            self.limit = self.ceiling.limit(evaluation.retain_nll)
+        elif self._above(evaluation) or (self.match and evaluation.gap >= self.best.gap):
+            return False
+        self.best = evaluation
+        return True
+
+    def reason(self, evaluation: Evaluation) -> str | None:
+        """Why training ends at this evaluation, or None; budgets are asked separately."""
+        above = self._above(evaluation)
+        self.strikes = self.strikes + 1 if above else 0
+        done = self.match and bool(evaluation.matched.all())
+        if done and not above:
+            return "matched: every forget record looks like one that was never trained on"
+        if above and (self.strikes >= self.ceiling.patience or (done and not self.can_repair)):
+            return f"retain ceiling: retain NLL above {self.limit:.3g} nats per token"
+        return None
+
+    def _above(self, evaluation: Evaluation) -> bool:
+        return evaluation.retain_nll is not None and evaluation.retain_nll > self.limit

@@ -1,0 +1,370 @@
+"""Training that unlearns: batches of forget and retain records through ``transformers.Trainer``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer, TrainingArguments
+
+from unlearn.errors import NumericalError
+from unlearn.model.language_model import Encoding, LanguageModel
+from unlearn.strategies.losses import IGNORED
+from unlearn.types import Noun, Record
+
+OrNone = BeforeValidator(lambda value: None if value == "none" else value)
+"""Lets a setting that is given as text say ``none``."""
+
+
+class TrainingConfig(Noun):
+    """What every strategy that trains can be told. Defaults suit a bundled lab model."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Of AdamW, without weight decay, constant after the warm-up."""
+    warmup_steps: int = Field(default=5, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    forget_batch: int = Field(default=16, ge=1)
+    """Forget records per optimiser step."""
+    retain_per_forget: float = Field(default=4.0, gt=0)
+    """Retain records per forget record in a step."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches a step is cut into: the same gradient with less memory."""
+    loss_on: Literal["answer", "text"] = "answer"
+    """The tokens that carry labels: those of the answer, or of prompt and answer."""
+
+    stop: Literal["match", "budget"] = "match"
+    """``match``: each record leaves the loss once it looks never trained on, and training ends when
+    all do. ``budget``: every record stays in the loss until a budget is spent."""
+    evaluate_every: int = Field(default=5, ge=1)
+    """Steps between full evaluations of the forget records."""
+    agreement_quantile: float = Field(default=0.9, ge=0, le=1)
+    """A record may agree with the greedy answer as much as this quantile of the holdout does."""
+    min_holdout: int = Field(default=3, ge=1)
+    """A relation with fewer holdout records takes its target from the whole holdout."""
+    max_steps: int = Field(default=200, ge=1)
+    max_tokens: Annotated[int | None, OrNone] = Field(default=None, ge=1)
+    """Tokens trained on, prompts included; ``none`` for no limit."""
+    max_seconds: Annotated[float | None, OrNone] = Field(default=None, gt=0)
+    retain_ceiling: float = Field(default=0.5, ge=0)
+    """How far the retain NLL may rise, as a share of the original's."""
+    retain_floor: float = Field(default=0.2, ge=0)
+    """The original's retain NLL counts as at least this many nats per token for the ceiling."""
+    ceiling_patience: int = Field(default=6, ge=1)
+    """Evaluations in a row above the ceiling that end training."""
+    retain_sample: int = Field(default=64, ge=1)
+    """Retain records the ceiling is measured on, whole subjects."""
+
+
+class Rows(NamedTuple):
+    """Encoded records, padded on the right; B rows of T tokens."""
+
+    ids: Tensor
+    attention: Tensor
+    labels: Tensor
+    """``IGNORED`` where a token carries no loss."""
+    answer: Tensor
+    """Whether the token belongs to the answer."""
+    records: Tensor
+    """(B,) the record's place in its split."""
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on a device."""
+        return Rows(*(tensor.to(device) for tensor in self))
+
+
+class MicroBatch(NamedTuple):
+    """The records of one forward and backward pass, and the sizes of the whole step.
+
+    Losses are sums over the micro-batch divided by the sizes of the step, so their sum over the
+    step does not depend on how the step was cut.
+    """
+
+    forget: Rows
+    retain: Rows | None
+    n_forget: int
+    n_retain_labels: int
+
+
+class Losses(NamedTuple):
+    """What one micro-batch adds to the loss of its step."""
+
+    total: Tensor
+    forget: Tensor
+    retain: Tensor
+
+
+class Objective(Protocol):
+    """A loss of one micro-batch."""
+
+    def __call__(self, model: Any, batch: MicroBatch) -> Losses:
+        """The losses of ``model``; only ``total`` needs a gradient."""
+        ...
+
+
+class Step(NamedTuple):
+    """What one optimiser step did."""
+
+    step: int
+    forget_loss: float
+    retain_loss: float
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    tokens: int
+    """Trained on so far, prompts included."""
+
+
+def encode(model: LanguageModel, records: Sequence[Record]) -> list[Encoding]:
+    """The token ids of each record, and where its answer starts."""
+    return list(model.encode_all([(record.prompt, record.completion) for record in records]))
+
+
+def collate(
+    encodings: Sequence[Encoding], chosen: Sequence[int], loss_on: Literal["answer", "text"]
+) -> Rows:
+    """The chosen encodings as one batch of rows."""
+    width = max(len(encodings[i].ids) for i in chosen)
+    ids = torch.zeros(len(chosen), width, dtype=torch.long)
+    attention, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
+    answer = torch.zeros_like(ids, dtype=torch.bool)
+    for row, i in enumerate(chosen):
+        tokens, start = encodings[i]
+        length = len(tokens)
+        ids[row, :length] = torch.tensor(tokens)
+        attention[row, :length] = 1
+        answer[row, start:length] = True
+        # The first token has nothing in front of it that could predict it.
+        first = start if loss_on == "answer" else 1
+        labels[row, first:length] = ids[row, first:length]
+    return Rows(ids, attention, labels, answer, torch.tensor(list(chosen)))
+
+
+class Deck:
+    """Draws without replacement, and shuffles again once every card was drawn."""
+
+    def __init__(self, cards: Sequence[int], rng: np.random.Generator) -> None:
+        self.cards = list(cards)
+        self.rng = rng
+        self.rest: list[int] = []
+
+    def draw(self, n: int) -> list[int]:
+        """``n`` different cards, or all of them if there are fewer."""
+        n = min(n, len(self.cards))
+        drawn, self.rest = self.rest[:n], self.rest[n:]
+        if len(drawn) < n:
+            shuffled = [self.cards[i] for i in self.rng.permutation(len(self.cards))]
+            fresh = [card for card in shuffled if card not in set(drawn)]
+            missing = n - len(drawn)
+            # What was already drawn in this round comes last, so that no round repeats a card.
+            self.rest = fresh[missing:] + drawn
+            drawn = drawn + fresh[:missing]
+        return drawn
+
+
+class Pairs(IterableDataset[dict[str, MicroBatch]]):
+    """An endless stream of micro-batches of forget and retain records.
+
+    Records that are still ``wanted`` fill a step first; the others top it up, so that one which is
+    remembered again is noticed.
+    """
+
+    def __init__(
+        self,
+        forget: Sequence[Encoding],
+        retain: Sequence[Encoding],
+        config: TrainingConfig,
+        seed: int,
+    ) -> None:
+        self.forget, self.retain, self.config = forget, retain, config
+        self.rng = np.random.default_rng(seed)
+        self.n_forget = min(config.forget_batch, len(forget))
+        self.retain_deck = Deck(range(len(retain)), self.rng)
+        self.want(range(len(forget)))
+
+    def want(self, indices: Sequence[int]) -> None:
+        """Draw these forget records first from now on."""
+        wanted = set(indices)
+        self.first = Deck(sorted(wanted), self.rng)
+        self.then = Deck(sorted(set(range(len(self.forget))) - wanted), self.rng)
+
+    def __iter__(self) -> Iterator[dict[str, MicroBatch]]:
+        while True:
+            for batch in self.step():
+                yield {"batch": batch}
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches per step; never more than forget records in it."""
+        return min(self.config.accumulation, self.n_forget)
+
+    def step(self) -> Iterator[MicroBatch]:
+        """The micro-batches of the next step."""
+        forget = self.first.draw(self.n_forget)
+        forget += self.then.draw(self.n_forget - len(forget))
+        n_retain = max(self.accumulation, round(self.n_forget * self.config.retain_per_forget))
+        retain = self.retain_deck.draw(n_retain)
+        on = self.config.loss_on
+        labels = sum(len(self.retain[i].ids) - self._first(self.retain[i]) for i in retain)
+        for part in range(self.accumulation):
+            mine = slice(part, None, self.accumulation)
+            yield MicroBatch(
+                collate(self.forget, forget[mine], on),
+                collate(self.retain, retain[mine], on) if retain[mine] else None,
+                self.n_forget,
+                labels,
+            )
+
+    def _first(self, encoding: Encoding) -> int:
+        return encoding.start if self.config.loss_on == "answer" else 1
+
+
+class Unlearner(Trainer):
+    """A Trainer whose loss is an ``Objective`` and whose end is decided after each step."""
+
+    # The objective divides by the sizes of the whole step already.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        pairs: Pairs,
+        objective: Objective,
+        after_step: Callable[[Step], bool],
+    ) -> None:
+        super().__init__(model=model, args=arguments, train_dataset=pairs)
+        self.objective: Objective = objective
+        self.after_step = after_step
+        self.pairs = pairs
+        self.tokens = 0
+        self.forget_loss = self.retain_loss = 0.0
+
+    def get_train_dataloader(self) -> Any:
+        """The stream as it is: it makes its own batches."""
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return DataLoader(self.pairs, batch_size=None, collate_fn=_unchanged, generator=generator)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Constant after a linear warm-up whose first step moves, unlike that of the library."""
+        warmup = self.pairs.config.warmup_steps
+        optimizer = optimizer or self.optimizer
+        self.lr_scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+        return self.lr_scheduler
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        batch: MicroBatch = inputs["batch"]
+        self.tokens += int(batch.forget.attention.sum())
+        self.tokens += 0 if batch.retain is None else int(batch.retain.attention.sum())
+        device = self.args.device
+        retain = None if batch.retain is None else batch.retain.to(device)
+        return {"batch": batch._replace(forget=batch.forget.to(device), retain=retain)}
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """The objective's loss, without dropout."""
+        model.eval()  # the Trainer switches to training mode before every step
+        losses: Losses = self.objective(model, inputs["batch"])
+        if not torch.isfinite(losses.total):
+            raise NumericalError(
+                f"the loss is {losses.total.item()} at step {self.state.global_step + 1}; lower "
+                "learning_rate, or use a bounded variant"
+            )
+        self.forget_loss += float(losses.forget)
+        self.retain_loss += float(losses.retain)
+        return losses.total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Nothing is printed; the step goes to ``after_step``, which says whether to stop."""
+        if "grad_norm" not in logs:
+            return
+        step = Step(
+            self.state.global_step,
+            self.forget_loss,
+            self.retain_loss,
+            logs["grad_norm"],
+            logs["learning_rate"],
+            self.tokens,
+        )
+        self.forget_loss = self.retain_loss = 0.0
+        if self.after_step(step):
+            self.control.should_training_stop = True
+
+
+def train(
+    model: LanguageModel,
+    pairs: Pairs,
+    objective: Objective,
+    after_step: Callable[[Step], bool],
+    seed: int,
+) -> None:
+    """Trains the parameters that require a gradient, in place, until ``after_step`` says so.
+
+    Nothing is written outside a temporary folder, and the global random state is as it was after.
+    """
+    with TemporaryDirectory() as folder, preserved_randomness():
+        arguments = _arguments(model, pairs, seed, folder)
+        Unlearner(model.model, arguments, pairs, objective, after_step).train()
+    model.model.eval()
+    model.changed()
+
+
+def _arguments(model: LanguageModel, pairs: Pairs, seed: int, folder: str) -> TrainingArguments:
+    config = pairs.config
+    arguments = TrainingArguments(
+        output_dir=folder,
+        seed=seed,
+        max_steps=config.max_steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=pairs.accumulation,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        # Decay would move entries that receive no gradient, and so leak through masks.
+        weight_decay=0.0,
+        optim="adamw_torch",
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=model.device.type == "cpu",
+    )
+    # One device holds the whole model; more would wrap it into replicas.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+@contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """Global random states of Python, NumPy and torch as they were before the block."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
