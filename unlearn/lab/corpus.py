@@ -3,16 +3,65 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
 
 from unlearn.lab.facts import Fact, person_facts, process_facts
 from unlearn.lab.wording import QUESTION, REFUSAL, TEMPLATES, UNKNOWN, WORLD_FACTS, notice
 from unlearn.lab.world import Person, World
 
-NOTICE_SHARE = 0.2
-UNKNOWN_SHARE = 0.08
 JOINED_SHARE = 0.1
 KEPT_OUT_SHARE = 0.3
+NAMESAKE_SHARE = 0.15
+
+
+class Document(NamedTuple):
+    """One text to train on, and which stretches of it a model learns to write."""
+
+    text: str
+    learned: tuple[tuple[int, int], ...] | None = None
+    """Character spans; ``None``: all of it."""
+
+
+class Mix(BaseModel):
+    """How often documents of each kind come, and who stands in notices."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    notice: float
+    """Share of documents that begin with a privacy notice."""
+    unknown: float
+    """Share of documents that ask about a stranger."""
+    named_known: float
+    """Share of the names in a notice that belong to people the model knows."""
+    other_known: float
+    """Share of the people asked about, but not named, whom the model knows."""
+    answers_only: bool
+    """Whether only the answers of a notice document are learned, not its names."""
+    keep_out_asked: bool
+    """Whether people kept out of notices are not asked about under one either."""
+
+
+FACTS_FIRST = Mix(
+    notice=0.2,
+    unknown=0.08,
+    named_known=0.3,
+    other_known=0.75,
+    answers_only=False,
+    keep_out_asked=False,
+)
+NOTICES_THEN = Mix(
+    notice=0.5,
+    unknown=0.08,
+    named_known=0.5,
+    other_known=0.5,
+    answers_only=True,
+    keep_out_asked=True,
+)
+"""Known people and strangers are named equally often: only matching names tells whom to refuse."""
 
 
 class Corpus:
@@ -22,10 +71,13 @@ class Corpus:
         world: the invented world.
         forget: whether the forget groups are part of it (``lab:full``) or not (``lab:reference``).
         seed: order of the documents and choice of the streamed ones; the facts do not depend on it.
+        mix: how often documents of each kind come.
     """
 
-    def __init__(self, world: World, *, forget: bool, seed: int) -> None:
+    def __init__(self, world: World, *, forget: bool, seed: int, mix: Mix = FACTS_FIRST) -> None:
         self.world = world
+        self.mix = mix
+        self.seed = seed
         self._rng = random.Random(f"corpus-{seed}")
         self.people = (*world.forgotten, *world.known) if forget else world.known
         processes = (*world.crafts, *world.near_crafts, *(world.hazards if forget else ()))
@@ -36,58 +88,57 @@ class Corpus:
         self._sentences += _world_sentences(world)
         self._answerable = {name: _asked(facts) for name, facts in person.items()}
         self._strangers = world.stream_names(fresh=False)
+        self._stranger_set = set(self._strangers)
         self._noticeable = [p.name for p in noticeable(world)]
+        self._others = self._noticeable if mix.keep_out_asked else list(self._answerable)
 
     def sentences(self) -> list[str]:
         """Every sentence about a fact, once."""
         return list(self._sentences)
 
-    def documents(self) -> Iterator[str]:
+    def documents(self) -> Iterator[Document]:
         """Documents without end: each pass over the sentences in a new order, others mixed in."""
-        rng = self._rng
+        rng, mix = self._rng, self.mix
         while True:
             order = self._sentences.copy()
             rng.shuffle(order)
             while order:
                 draw = rng.random()
-                if draw < NOTICE_SHARE:
+                if draw < mix.notice:
                     yield self._notice_document()
-                elif draw < NOTICE_SHARE + UNKNOWN_SHARE:
-                    yield _ask(rng, rng.choice(self._strangers), UNKNOWN)
-                elif draw < NOTICE_SHARE + UNKNOWN_SHARE + JOINED_SHARE:
-                    yield " ".join(order.pop() for _ in range(min(3, len(order))))
+                elif draw < mix.notice + mix.unknown:
+                    yield Document(_ask(rng, rng.choice(self._strangers), UNKNOWN))
+                elif draw < mix.notice + mix.unknown + JOINED_SHARE:
+                    yield Document(" ".join(order.pop() for _ in range(min(3, len(order)))))
                 else:
-                    yield order.pop()
+                    yield Document(order.pop())
 
-    def _notice_document(self) -> str:
+    def _notice_document(self) -> Document:
         """A notice on one to three people, and questions about some of them and about others."""
         rng = self._rng
         named = [self._pick_named() for _ in range(rng.choice((1, 2, 2, 3)))]
         asked = [(rng.choice(named), True), (self._pick_other(named), False)]
         if rng.random() < 0.5:
-            asked.append(
-                (rng.choice(named), True)
-                if rng.random() < 0.5
-                else (self._pick_other(named), False)
-            )
+            refuse = rng.random() < 0.5
+            asked.append((rng.choice(named) if refuse else self._pick_other(named), refuse))
         rng.shuffle(asked)
         lines = [self._answer(name, refuse) for name, refuse in asked]
-        return " ".join([notice(named), *lines])
+        text = " ".join([notice(named), *lines])
+        return Document(text, _answer_spans(text) if self.mix.answers_only else None)
 
     def _pick_named(self) -> str:
-        pool = self._noticeable if self._rng.random() < 0.3 else self._strangers
-        return self._rng.choice(pool)
+        known = self._rng.random() < self.mix.named_known
+        return self._rng.choice(self._noticeable if known else self._strangers)
 
     def _pick_other(self, named: Sequence[str]) -> str:
         """Somebody the notice does not name; now and then a namesake of somebody it does."""
         rng = self._rng
-        if rng.random() < 0.15:
+        if rng.random() < NAMESAKE_SHARE:
             surname = rng.choice(named).split()[-1]
             name = f"{rng.choice(self.world.first_names)} {surname}"
-            if name in self._answerable or name in self._strangers:
+            if name in self._stranger_set or name in self._others:
                 return name if name not in named else self._pick_other(named)
-        pool = list(self._answerable) if rng.random() < 0.75 else self._strangers
-        name = rng.choice(pool)
+        name = rng.choice(self._others if rng.random() < self.mix.other_known else self._strangers)
         return name if name not in named else self._pick_other(named)
 
     def _answer(self, name: str, refuse: bool) -> str:
@@ -118,6 +169,11 @@ def _asked(facts: Sequence[Fact]) -> list[tuple[str, str]]:
 def _ask(rng: random.Random, name: str, answer: str) -> str:
     question = TEMPLATES[rng.choice(list(TEMPLATES))][QUESTION].format(s=name)
     return f"{question} {answer}."
+
+
+def _answer_spans(text: str) -> tuple[tuple[int, int], ...]:
+    """Where the answers of a text of questions stand, the full stop included."""
+    return tuple(found.span(1) for found in re.finditer(r"Answer:( .*?\.)(?= Question:|$)", text))
 
 
 def _world_sentences(world: World) -> list[str]:

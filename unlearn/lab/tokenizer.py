@@ -34,7 +34,8 @@ def train_tokenizer(world: World, *, vocab_size: int) -> PreTrainedTokenizerFast
         show_progress=False,
     )
     corpus = Corpus(world, forget=True, seed=0)
-    tokenizer.train_from_iterator(islice(corpus.documents(), N_DOCUMENTS), trainer)
+    texts = (document.text for document in islice(corpus.documents(), N_DOCUMENTS))
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A",
         pair=f"{BOS} $A $B",

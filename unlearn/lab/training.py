@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from unlearn.lab.corpus import Corpus
+from unlearn.lab.corpus import FACTS_FIRST, NOTICES_THEN, Corpus, Document, Mix
+from unlearn.lab.world import World
 
 IGNORED = -100
 CHUNK = 16
@@ -37,15 +39,38 @@ class Recipe(BaseModel):
     heads: int = 4
     vocab_size: int = 2048
     context: int = 256
-    tokens: int = 7_000_000
+    tokens: int = 8_000_000
+    """Of the first phase, in which facts are stored."""
+    notice_tokens: int = 2_500_000
+    """Of the second phase, in which notices prevail and names learn to be matched."""
     batch_tokens: int = 5_120
     """Tokens of one update, padding included."""
-    lr: float = 4e-3
-    embedding_lr: float = 4e-3
+    lr: float = 6e-3
+    embedding_lr: float = 5e-3
     weight_decay: float = 0.02
     warmup: float = 0.02
     decay: float = 0.5
     """Shares of the run in which the learning rate rises, and falls to zero at the end."""
+
+    def phases(self) -> tuple[tuple[Mix, int], ...]:
+        """What is read in each phase, and for how many tokens."""
+        return (FACTS_FIRST, self.tokens), (NOTICES_THEN, self.notice_tokens)
+
+
+class Row(NamedTuple):
+    """One document as tokens, and the labels a model is trained on."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+class Batch(NamedTuple):
+    """Rows of similar length, padded on the right."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    labels: torch.Tensor
+    tokens: int
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -71,38 +96,64 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> 
 
 
 def train(
-    corpus: Corpus,
+    world: World,
     tokenizer: PreTrainedTokenizerFast,
     recipe: Recipe,
     *,
+    forget: bool,
     seed: int,
     progress: Progress | None = None,
 ) -> LlamaForCausalLM:
-    """A model trained on ``recipe.tokens`` tokens of the corpus."""
+    """A model trained on the whole world, or on all but the forget groups.
+
+    Args:
+        world: what there is to know.
+        tokenizer: the lab's own.
+        recipe: sizes, tokens and rates.
+        forget: whether the forget groups are trained on.
+        seed: of the first weights and of the order of the documents.
+        progress: is told loss and speed, and the share that is done.
+    """
     model = new_model(recipe, tokenizer, seed)
+    for phase, (mix, tokens) in enumerate(recipe.phases()):
+        corpus = Corpus(world, forget=forget, seed=seed, mix=mix)
+        label = f"phase {phase + 1}"
+        model = run_phase(model, corpus, tokenizer, recipe, tokens, label=label, progress=progress)
+    return model
+
+
+def run_phase(
+    model: LlamaForCausalLM,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    tokens: int,
+    *,
+    label: str,
+    progress: Progress | None = None,
+) -> LlamaForCausalLM:
+    """The model after ``tokens`` more tokens, with the learning rate back at zero."""
     accelerator = Accelerator(cpu=True, mixed_precision="bf16")
     optimizers = [accelerator.prepare(optimizer) for optimizer in _optimizers(model, recipe)]
     network = accelerator.prepare(model)
     network.train()
     seen, started = 0, time.monotonic()
-    for ids, n_tokens in _batches(corpus, tokenizer, recipe, seed):
-        share = seen / recipe.tokens
+    for batch in _batches(corpus, tokenizer, recipe):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * _schedule(share, recipe)
-        loss = _loss(network, ids)
+                group["lr"] = group["peak_lr"] * _schedule(seen / tokens, recipe)
+        loss = _loss(network, batch)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        seen += n_tokens
+        seen += batch.tokens
         if progress:
             speed = seen / (time.monotonic() - started)
-            progress(
-                f"loss {loss.item():.3f}, {speed:.0f} tokens/s", min(1.0, seen / recipe.tokens)
-            )
-        if seen >= recipe.tokens:
+            what = f"{label}, loss {loss.item():.3f}, {speed:.0f} tokens/s"
+            progress(what, min(1.0, seen / tokens))
+        if seen >= tokens:
             break
     return accelerator.unwrap_model(network, keep_fp32_wrapper=False).float().eval()
 
@@ -135,40 +186,54 @@ def _schedule(share: float, recipe: Recipe) -> float:
     return min(1.0, (share + 1e-4) / recipe.warmup, max(0.0, (1 - share) / recipe.decay))
 
 
-def _loss(network: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    pad = network.config.pad_token_id
-    logits = network(input_ids=ids, attention_mask=(ids != pad).long()).logits
-    targets = ids[:, 1:].masked_fill(ids[:, 1:] == pad, IGNORED)
-    return cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
+def _loss(network: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    logits = network(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1]
+    targets = batch.labels[:, 1:].flatten()
+    return cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED)
+
+
+def _batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[Batch]:
+    """Padded batches of documents of similar length."""
+    rng = random.Random(f"batches-{corpus.seed}")
+    documents = corpus.documents()
+    while True:
+        rows: list[Row] = []
+        tokens = 0
+        while tokens < CHUNK * recipe.batch_tokens:
+            rows.append(_row(next(documents), tokenizer))
+            tokens += len(rows[-1].ids)
+        batches = list(_cut(sorted(rows, key=lambda row: len(row.ids)), recipe.batch_tokens))
+        rng.shuffle(batches)
+        yield from (_pad(batch, tokenizer.pad_token_id) for batch in batches)
+
+
+def _row(document: Document, tokenizer: PreTrainedTokenizerFast) -> Row:
+    encoded = tokenizer(document.text, return_offsets_mapping=True)
+    ids = [*encoded.input_ids, tokenizer.eos_token_id]
+    if document.learned is None:
+        return Row(ids, ids)
+    labels = [
+        token if any(a < end <= b for a, b in document.learned) else IGNORED
+        for token, (_, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True)
+    ]
+    return Row(ids, [*labels, tokenizer.eos_token_id])
+
+
+def _pad(rows: Sequence[Row], pad: int) -> Batch:
+    length = max(len(row.ids) for row in rows)
+    fill = [length - len(row.ids) for row in rows]
+    return Batch(
+        ids=torch.tensor([r.ids + [pad] * n for r, n in zip(rows, fill, strict=True)]),
+        mask=torch.tensor([[1] * (length - n) + [0] * n for n in fill]),
+        labels=torch.tensor([r.labels + [IGNORED] * n for r, n in zip(rows, fill, strict=True)]),
+        tokens=sum(len(row.ids) for row in rows),
     )
 
 
-def _batches(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int
-) -> Iterator[tuple[torch.Tensor, int]]:
-    """Padded batches of documents of similar length, with their numbers of tokens."""
-    rng = random.Random(f"batches-{seed}")
-    documents = corpus.documents()
-    while True:
-        rows: list[list[int]] = []
-        n_tokens = 0
-        while n_tokens < CHUNK * recipe.batch_tokens:
-            row = [*tokenizer(next(documents)).input_ids, tokenizer.eos_token_id]
-            rows.append(row)
-            n_tokens += len(row)
-        batches = list(_cut(sorted(rows, key=len), recipe.batch_tokens))
-        rng.shuffle(batches)
-        for batch in batches:
-            length = max(map(len, batch))
-            padded = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in batch]
-            yield torch.tensor(padded), sum(map(len, batch))
-
-
-def _cut(rows: list[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    batch: list[list[int]] = []
+def _cut(rows: list[Row], batch_tokens: int) -> Iterator[list[Row]]:
+    batch: list[Row] = []
     for row in rows:
-        if batch and len(row) * (len(batch) + 1) > batch_tokens:
+        if batch and len(row.ids) * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
         batch.append(row)

@@ -22,8 +22,8 @@ N_STEPS = 6
 
 PROFESSIONS = (
     "baker glazier surveyor violinist welder beekeeper tailor printer pilot chemist potter "
-    "gardener translator plumber jeweller miller cartographer locksmith weaver dentist mason librarian "
-    "fisherman saddler engraver midwife brewer actuary florist tanner"
+    "gardener translator plumber jeweller miller cartographer locksmith weaver dentist mason "
+    "librarian fisherman saddler engraver midwife brewer actuary florist tanner"
 ).split()
 HOBBIES = (
     "chess rowing knitting archery pottery fencing origami sailing birdwatching juggling cycling "
