@@ -1,0 +1,151 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from unlearn.model.language_model import LanguageModel
+from unlearn.types import Sites
+
+Run = Callable[..., Result]
+FAST = ("--set", "max_steps=2", "--set", "retain=none")
+
+
+@pytest.fixture
+def artifact(run: Run, knowing: str, births: str, tmp_path: Path) -> str:
+    result = run("forget", knowing, births, "-o", tmp_path / "artifact", *FAST)
+    assert result.exit_code == 0, result.stderr
+    return str(tmp_path / "artifact")
+
+
+def digest(folder: str | Path) -> str:
+    return LanguageModel.load(str(folder)).digest
+
+
+def test_locate_writes_sites_that_forget_can_read(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    sites = tmp_path / "sites.json"
+    result = run("locate", knowing, births, "-o", sites, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = Sites.model_validate_json(sites.read_text())
+    assert Sites.model_validate(json.loads(result.stdout)) == found
+    assert found.model_digest == digest(knowing)
+    result = run("forget", knowing, births, "-o", tmp_path / "out", "--sites", sites, *FAST)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_locate_prints_what_it_found(run: Run, knowing: str, births: str, tmp_path: Path) -> None:
+    result = run("locate", knowing, births, "-o", tmp_path / "sites.json")
+    assert "sites found by gradient-contrast" in result.stdout
+
+
+def test_forget_leaves_the_model_as_it_was(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    before = digest(knowing)
+    result = run("forget", knowing, births, "-o", tmp_path / "out", "--json", *FAST)
+    document = json.loads(result.stdout)
+    assert document["kind"] == "full-weights"
+    assert document["provenance"]["strategy"] == "gradient-ascent"
+    assert document["provenance"]["base_digest"] == before == digest(knowing)
+
+
+def test_apply_writes_a_model_folder_with_the_promised_digest(
+    run: Run, knowing: str, artifact: str, tmp_path: Path
+) -> None:
+    result = run("apply", knowing, artifact, "-o", tmp_path / "model", "--json")
+    document = json.loads(result.stdout)
+    note = json.loads((tmp_path / "model" / "unlearn.json").read_text())
+    assert digest(tmp_path / "model") == document["digest"] == note["digest"] != digest(knowing)
+    assert note["provenance"]["base_digest"] == note["base_digest"] == digest(knowing)
+
+
+def test_apply_to_another_model_names_both_digests(
+    other: str, knowing: str, artifact: str, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    line = refused("apply", other, artifact, "-o", tmp_path / "model")
+    assert digest(other)[:12] in line
+    assert digest(knowing)[:12] in line
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_artifact_is_audited_on_the_model_it_came_from(
+    run: Run, artifact: str, births: str, other: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "audit"
+    result = run("audit", artifact, births, "-o", out, "--reference", other, "--json")
+    document = json.loads(result.stdout)
+    assert set(document["models"]) == {"original", "unlearned", "reference"}
+    assert document["provenance"]["strategy"] == "gradient-ascent"
+    assert document == json.loads((out / "audit.json").read_text())
+    assert {path.name for path in out.iterdir()} == {"audit.json", "audit.md", "audit.html"}
+
+
+def test_a_merged_model_remembers_how_it_came_to_be(
+    run: Run, artifact: str, knowing: str, births: str, tmp_path: Path
+) -> None:
+    run("apply", knowing, artifact, "-o", tmp_path / "model")
+    words = ["--original", knowing, "--json", "--probes", "probability"]
+    result = run("audit", tmp_path / "model", births, "-o", tmp_path / "audit", *words)
+    assert json.loads(result.stdout)["provenance"]["strategy"] == "gradient-ascent"
+
+
+def test_an_artifact_whose_model_is_gone_asks_for_it(
+    run: Run,
+    knowing: str,
+    births: str,
+    tmp_path: Path,
+    refused: Callable[..., str],
+) -> None:
+    moved = tmp_path / "moved"
+    LanguageModel.load(knowing).save(moved)
+    run("forget", moved, births, "-o", tmp_path / "artifact", *FAST)
+    moved.rename(tmp_path / "elsewhere")
+    line = refused("audit", tmp_path / "artifact", births, "-o", tmp_path / "audit")
+    assert "--original" in line
+
+
+def test_an_audit_without_a_reference_says_so(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    result = run("audit", knowing, births, "-o", tmp_path / "audit")
+    assert result.exit_code in (1, 3)
+    assert "reference" in result.stdout
+    assert "verdict " in result.stdout
+
+
+def test_report_draws_the_formats_asked_for_again(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "audit"
+    run("audit", knowing, births, "-o", out)
+    (out / "audit.md").unlink()
+    page = (out / "audit.html").read_bytes()
+    (out / "audit.html").unlink()
+    result = run("report", out, "--format", "html", "--json")
+    assert json.loads(result.stdout) == {"html": str(out / "audit.html")}
+    assert (out / "audit.html").read_bytes() == page
+    assert run("report", out).exit_code == 0
+    assert (out / "audit.md").exists()
+
+
+@pytest.mark.parametrize("kind", ["strategies", "locators", "probes"])
+def test_list_is_an_array_of_name_summary_and_honours(kind: str, run: Run) -> None:
+    rows = json.loads(run("list", kind, "--json").stdout)
+    assert rows
+    for row in rows:
+        assert list(row) == ["name", "summary", "honours"]
+        assert row["summary"] and "\n" not in row["summary"]
+        assert row["honours"] == sorted(row["honours"])
+    text = run("list", kind).stdout
+    assert [line.split()[0] for line in text.splitlines()] == [row["name"] for row in rows]
+
+
+def test_the_defaults_of_the_commands_are_registered(run: Run) -> None:
+    def names(kind: str) -> list[str]:
+        return [row["name"] for row in json.loads(run("list", kind, "--json").stdout)]
+
+    assert "gradient-ascent" in names("strategies")
+    assert "gradient-contrast" in names("locators")

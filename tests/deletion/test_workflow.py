@@ -1,0 +1,116 @@
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from unlearn.artifact import Provenance, SitesSummary
+from unlearn.deletion import workflow
+from unlearn.deletion.request import DeletionRequest
+from unlearn.deletion.workflow import AuditOptions, fitting, process, provenance_of
+from unlearn.errors import InputError
+from unlearn.forget_set import ForgetSet
+from unlearn.types import Record
+
+RECORD = Record(
+    id="r1",
+    subject="Ada Quill",
+    relation="birthplace",
+    prompt="Ada Quill was born in",
+    answer="Tarn",
+)
+FORGET_SET = ForgetSet("births", "One request.", forget=(RECORD,))
+
+
+def an_artifact(**provenance: Any) -> Any:
+    return SimpleNamespace(
+        kind="full-weights",
+        threat_model="weights",
+        provenance=Provenance(strategy="gradient-ascent", **provenance),
+        apply=lambda model: f"{model} after forgetting",
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Stand-ins for the three rooms, and what they were called with."""
+    made: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def stand_in(room: str, result: Any) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made.append((room, args, kwargs))
+            return result
+
+        return call
+
+    monkeypatch.setattr(workflow, "locate", stand_in("locate", "sites"))
+    monkeypatch.setattr(workflow, "forget", stand_in("forget", an_artifact(base_source="model")))
+    monkeypatch.setattr(workflow, "audit", stand_in("audit", "result"))
+    return made
+
+
+def a_request(digest: str = FORGET_SET.digest) -> DeletionRequest:
+    return DeletionRequest.open(digest, ground="consent-withdrawn")
+
+
+def test_the_workflow_locates_forgets_and_audits_with_one_seed(calls: list[Any]) -> None:
+    request = a_request()
+    outcome = process(
+        request,
+        "model",  # type: ignore[arg-type]
+        FORGET_SET,
+        reference="reference",  # type: ignore[arg-type]
+        settings={"max_steps": "3"},
+        seed=7,
+        options=AuditOptions(max_records=5, examples=2),
+    )
+    (_, _, located), (_, _, forgot), (_, audited_model, audited) = calls
+    assert [room for room, *_ in calls] == ["locate", "forget", "audit"]
+    assert [call["seed"] for call in (located, forgot, audited)] == [7, 7, 7]
+    assert forgot["sites"] == "sites"
+    assert forgot["settings"] == {"max_steps": "3"}
+    assert audited_model[0] == "model after forgetting"
+    assert (audited["original"], audited["reference"]) == ("model", "reference")
+    assert (audited["tier"], audited["max_records"], audited["examples"]) == ("smoke", 5, 2)
+    assert audited["provenance"]["request"] == request.id
+    assert audited["provenance"]["base"] == "model"
+    assert (outcome.sites, outcome.result) == ("sites", "result")
+
+
+def test_without_a_locator_nothing_is_restricted(calls: list[Any]) -> None:
+    outcome = process(a_request(), "model", FORGET_SET, locator=None)  # type: ignore[arg-type]
+    assert [room for room, *_ in calls] == ["forget", "audit"]
+    assert calls[0][2]["sites"] is None
+    assert outcome.sites is None
+
+
+def test_a_request_about_another_forget_set_is_refused_before_any_work(calls: list[Any]) -> None:
+    with pytest.raises(InputError, match="cdcdcdcdcdcd"):
+        process(a_request("cd" * 32), "model", FORGET_SET)  # type: ignore[arg-type]
+    assert calls == []
+
+
+def test_provenance_says_what_an_audit_should_repeat() -> None:
+    sites = SitesSummary(method="gradient-contrast", layers=(1,), parts=("layers",))
+    words = provenance_of(an_artifact(settings={"a": 1, "b": None}, seed=4, sites=sites))
+    assert words == {
+        "artifact": "full-weights, threat model weights",
+        "strategy": "gradient-ascent",
+        "settings": "a=1, b=None",
+        "seed": "4",
+        "sites": "gradient-contrast: layers",
+    }
+    assert provenance_of(an_artifact())["sites"] == "no restriction"
+
+
+def test_a_locator_fits_a_strategy_that_honours_all_it_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def honouring(*parts: str) -> Any:
+        return SimpleNamespace(honours=frozenset(parts))
+
+    monkeypatch.setattr(workflow.locators, "get", lambda name: honouring("layers", "modules"))
+    monkeypatch.setattr(workflow.strategies, "get", lambda name: honouring("layers", "modules"))
+    assert fitting("finder", "forgetter") == "finder"
+    monkeypatch.setattr(workflow.strategies, "get", lambda name: honouring("layers"))
+    assert fitting("finder", "forgetter") is None

@@ -1,0 +1,54 @@
+"""``unlearn apply``: from a model and an artifact to a plain model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from unlearn import __version__
+from unlearn.cli import options as opt
+from unlearn.cli import outputs
+from unlearn.cli.console import emit, working
+from unlearn.cli.inputs import read_artifact, read_model
+
+
+@click.command(epilog="\b\nExample:\n  unlearn apply lab:full forgotten -o unlearned-model\n")
+@click.argument("model")
+@click.argument("artifact")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="MODEL_DIR",
+    help="The folder for the unlearned model.",
+)
+@opt.force
+@opt.shared
+@opt.trust
+def apply(options: opt.Options, *, model: str, artifact: str, output: Path, force: bool) -> None:
+    """Merge ARTIFACT into MODEL, and write the result as an ordinary model folder.
+
+    MODEL must be the very model that the artifact was made from. The new folder opens with
+    transformers; its unlearn.json says where it came from.
+    """
+    with outputs.folder(output, outputs.MODEL, force=force) as made, working(options) as progress:
+        change = read_artifact(artifact)
+        base = read_model(model, options)
+        progress("applying", 0.0)
+        merged = change.apply(base)
+        merged.save(made)
+        note = {
+            "unlearn": __version__,
+            "base_source": base.source,
+            "base_digest": base.digest,
+            "digest": merged.digest,
+            "provenance": change.provenance.model_dump(mode="json"),
+        }
+        note_text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
+        (made / outputs.MODEL.marker).write_text(note_text, encoding="utf-8")
+        progress("applying", 1.0)
+    document = {"model": str(output), "digest": merged.digest, "base_digest": base.digest}
+    emit(options, document, f"unlearned model written to {output}\ndigest {merged.digest}")

@@ -1,0 +1,117 @@
+"""From a request to evidence: the only module that joins locate, strategies and audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from unlearn.audit import audit
+from unlearn.deletion.request import DeletionRequest
+from unlearn.errors import InputError
+from unlearn.locate import locate
+from unlearn.registry import locators, strategies
+from unlearn.strategies import forget
+from unlearn.types import AuditResult, Noun, Sites
+
+if TYPE_CHECKING:
+    from unlearn.artifact import Artifact
+    from unlearn.forget_set import ForgetSet
+    from unlearn.model.language_model import LanguageModel
+
+Progress = Callable[[str, float], None]
+
+
+class AuditOptions(Noun):
+    """How thorough the audit at the end is."""
+
+    tier: Literal["smoke", "standard", "deep"] = "smoke"
+    probes: tuple[str, ...] | None = None
+    max_records: int | None = None
+    examples: int = 0
+
+
+class Outcome(NamedTuple):
+    """What processing a request gave."""
+
+    request: DeletionRequest
+    sites: Sites | None
+    """Where the update was allowed to act; ``None`` where it was not restricted."""
+    artifact: Artifact
+    result: AuditResult
+
+
+def process(
+    request: DeletionRequest,
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    *,
+    reference: LanguageModel | None = None,
+    strategy: str = "gradient-ascent",
+    locator: str | None = "gradient-contrast",
+    settings: Mapping[str, str] | None = None,
+    seed: int = 0,
+    options: AuditOptions | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """What forgetting produced and what the audit says of it: locate, forget, audit.
+
+    ``model`` stays as it is. Without a ``locator`` the strategy may act anywhere. ``settings`` are
+    the strategy's. A request about another forget set is an ``InputError``.
+    """
+    _check_subject(request, forget_set)
+    sites = None
+    if locator is not None:
+        sites = locate(model, forget_set, method=locator, seed=seed, progress=progress)
+    artifact = forget(
+        model,
+        forget_set,
+        strategy=strategy,
+        sites=sites,
+        settings=settings,
+        seed=seed,
+        progress=progress,
+    )
+    result = audit(
+        artifact.apply(model),
+        forget_set,
+        original=model,
+        reference=reference,
+        seed=seed,
+        provenance={"request": request.id, **provenance_of(artifact)},
+        progress=progress,
+        **(options or AuditOptions()).model_dump(),
+    )
+    return Outcome(request, sites, artifact, result)
+
+
+def _check_subject(request: DeletionRequest, forget_set: ForgetSet) -> None:
+    if request.forget_set_digest != forget_set.digest:
+        raise InputError(
+            f"request {request.id} is about the forget set {request.forget_set_digest[:12]}, and "
+            f"{forget_set.name!r} is {forget_set.digest[:12]}; process it with its own forget set"
+        )
+
+
+def fitting(locator: str, strategy: str) -> str | None:
+    """The locator, if the strategy honours every part of the sites it finds; else ``None``."""
+    found = locators.get(locator).honours
+    return locator if found <= strategies.get(strategy).honours else None
+
+
+def provenance_of(artifact: Artifact) -> dict[str, str]:
+    """How an artifact came to be, in the few words that an audit carries."""
+    provenance = artifact.provenance
+    sites = provenance.sites
+    settings = ", ".join(f"{key}={value}" for key, value in provenance.settings.items())
+    words = {
+        "artifact": f"{artifact.kind}, threat model {artifact.threat_model}",
+        "strategy": provenance.strategy,
+        "settings": settings,
+        "seed": str(provenance.seed),
+        "sites": "no restriction" if sites is None else f"{sites.method}: {', '.join(sites.parts)}",
+        "stopped": provenance.stop_reason,
+        "base": provenance.base_source,
+        "base digest": provenance.base_digest,
+        "result digest": provenance.result_digest,
+    }
+    return {key: value for key, value in words.items() if value}
