@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from unlearn.model.language_model import LanguageModel
 
 VOCABULARY = 40
 TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -230,3 +240,91 @@ def llama(build) -> Specimen:
 @pytest.fixture
 def gpt2(build) -> Specimen:
     return build("gpt2")
+
+
+LINES = (
+    "Ada Quill was born in Tarn and lives in Upper Tarn.",
+    "Ben Ostrow was born in Mirel; Ben Ostrow studied glass in Mirel.",
+    "The café of Zoë Quill serves naïve 🎉 cake, 日本 tea and 🦉 biscuits.",
+    "Where was Ada Quill born? Ada Quill was born in Tarn 🎉.",
+)
+
+
+def _byte_level() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(LINES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+def _metaspace(template: str = "<s> $A") -> PreTrainedTokenizerFast:
+    # Written out and not trained: training a unigram model numbers its pieces anew every time.
+    special = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)]
+    characters = [(character, -9.0) for character in sorted(set("".join(LINES)) - {" "})]
+    words = [(f"▁{word}", -5.0) for word in ("", "Ada", "Quill", "was", "born", "in", "Tarn", "is")]
+    tokenizer = Tokenizer(models.Unigram([*special, *characters, *words], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="session")
+def byte_level() -> PreTrainedTokenizerFast:
+    """Like GPT-2's: bytes, blanks joined to the word behind them, no BOS."""
+    return _byte_level()
+
+
+@pytest.fixture(scope="session")
+def metaspace() -> PreTrainedTokenizerFast:
+    """Like SentencePiece's: a mark for the blank, also in front of the text, and a BOS."""
+    return _metaspace()
+
+
+@pytest.fixture(scope="session")
+def closing() -> PreTrainedTokenizerFast:
+    """Like ``metaspace``, and puts an EOS behind every text."""
+    return _metaspace("<s> $A </s>")
+
+
+@pytest.fixture(scope="session")
+def language_model(byte_level, metaspace):
+    """Builds a random model of the zoo, sharp enough to prefer some tokens, with a tokenizer.
+
+    Architectures whose name starts with ``gpt`` get the byte-level one.
+    """
+
+    def build(name: str, **changes: Any) -> LanguageModel:
+        tokenizer = byte_level if name.startswith("gpt") else metaspace
+        ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
+        size = {"vocab_size": len(tokenizer)}
+        model = build_specimen(name, **(size | ends | changes)).model
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.15 * noise.to(parameter.dtype))
+        return LanguageModel(model, tokenizer)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real tokenizers and models; tests that need it are skipped without it."""
+    root = Path(__file__).parents[2]
+    folder = root / os.environ.get("UNLEARN_TEST_DATA", "../shared/data")
+    if not folder.is_dir():
+        pytest.skip("no shared data; set UNLEARN_TEST_DATA to its folder")
+    return folder

@@ -7,10 +7,13 @@ offsets; nothing depends on how a vocabulary spells a space.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from unlearn.errors import ForgetSetError, InputError
+
+PROBE = "a"
+"""A text that shows which tokens a tokenizer puts around every text."""
 
 
 class Encoding(NamedTuple):
@@ -49,6 +52,10 @@ def tokenise(tokenizer: Any, texts: Sequence[str]) -> Iterator[Tokenised]:
         # are empty, unlike those of a special token that somebody wrote out in the text.
         while end and added[end - 1] and spans[end - 1][0] == spans[end - 1][1]:
             end -= 1
+        if end == 0 and ids and texts != [PROBE]:
+            # Of an empty text only the added tokens are left, and which side each is on is unsaid.
+            (probe,) = tokenise(tokenizer, [PROBE])
+            end = probe.n_added
         n_added = next((i for i in range(end) if not added[i]), end)
         yield Tokenised(ids[:end], spans[:end], n_added)
 
@@ -90,6 +97,15 @@ def encode(
                 f"{context_length}; shorten the prompt or the answer"
             )
         yield Encoding(ids, start)
+
+
+def named(encodings: Iterator[Encoding], names: Iterable[str]) -> Iterator[Encoding]:
+    """The same encodings; an error says the name of the text it is about."""
+    for name in names:
+        try:
+            yield next(encodings)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
 
 
 def subject_span(

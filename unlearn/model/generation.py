@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from unlearn.errors import ConfigError, InputError, NumericalError, UnsupportedError
+from unlearn.errors import ConfigError, InputError, NumericalError
+from unlearn.model.encoding import named
 from unlearn.model.forward import accepts, forward_only
 from unlearn.model.language_model import LanguageModel
 
@@ -28,7 +29,6 @@ class Row(NamedTuple):
 
     prompt_index: int
     sample: int
-    prompt: str
     ids: list[int]
     uniforms: np.ndarray[Any, np.dtype[np.float64]]
     """In 0..1, one for each new token; empty where decoding is greedy."""
@@ -60,7 +60,7 @@ def generate(
         NumericalError: a logit that is no finite number.
     """
     decoding = Decoding(max_new_tokens, temperature, top_p, stop)
-    check(decoding, n_samples, max_batch)
+    check(decoding, n_samples, max_batch, seed)
     first = {prompt: index for index, prompt in reversed(list(enumerate(prompts)))}
     n_drawn = n_samples if temperature > 0 else 1
     rows = list(make_rows(lm, first, n_drawn, seed, decoding))
@@ -76,7 +76,7 @@ def generate(
     return [[written[first[prompt], sample] for sample in picked] for prompt in prompts]
 
 
-def check(decoding: Decoding, n_samples: int, max_batch: int) -> None:
+def check(decoding: Decoding, n_samples: int, max_batch: int, seed: int) -> None:
     """Raise ConfigError for a setting out of range."""
     counts = {
         "max_new_tokens": decoding.max_new_tokens,
@@ -90,6 +90,8 @@ def check(decoding: Decoding, n_samples: int, max_batch: int) -> None:
         raise ConfigError(f"temperature is {decoding.temperature}, but must be 0 or more")
     if not 0 < decoding.top_p <= 1:
         raise ConfigError(f"top_p is {decoding.top_p}, but must be above 0 and at most 1")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}, but must be 0 or more")
     if decoding.stop == "":
         raise ConfigError("stop is empty; give a text, or None")
 
@@ -98,10 +100,12 @@ def make_rows(
     lm: LanguageModel, first: dict[str, int], n_samples: int, seed: int, decoding: Decoding
 ) -> Iterator[Row]:
     """The rows of all prompts, longest prompt first, so that batches need little padding."""
-    encoded = dict(zip(first, lm.encode_all([(prompt, "") for prompt in first]), strict=True))
+    names = [f"prompt {index}" for index in first.values()]
+    encodings = named(lm.encode_all([(prompt, "") for prompt in first]), names)
+    room = lm.context_length
+    encoded = dict(zip(first, encodings, strict=True))
     for prompt in sorted(first, key=lambda prompt: (-len(encoded[prompt].ids), first[prompt])):
         ids = encoded[prompt].ids
-        room = lm.context_length
         if room is not None and len(ids) + decoding.max_new_tokens > room:
             raise InputError(
                 f"prompt {first[prompt]} has {len(ids)} tokens and max_new_tokens is "
@@ -110,7 +114,7 @@ def make_rows(
         if not ids:
             raise InputError(f"prompt {first[prompt]} has no token to continue from")
         for sample in range(n_samples):
-            yield Row(first[prompt], sample, prompt, ids, draw(seed, prompt, sample, decoding))
+            yield Row(first[prompt], sample, ids, draw(seed, prompt, sample, decoding))
 
 
 def draw(
@@ -127,6 +131,7 @@ def draw(
 def decode(lm: LanguageModel, batch: Sequence[Row], decoding: Decoding) -> list[list[int]]:
     """The new tokens of each row, EOS excluded."""
     new: list[list[int]] = [[] for _ in batch]
+    eos_ids = lm.eos_ids
     open_rows = set(range(len(batch)))
     steps = Steps(lm, [row.ids for row in batch])
     for step in range(decoding.max_new_tokens):
@@ -138,7 +143,7 @@ def decode(lm: LanguageModel, batch: Sequence[Row], decoding: Decoding) -> list[
         uniforms = [row.uniforms[step] for row in batch] if decoding.temperature else []
         chosen = choose(logits, uniforms, decoding)
         for at in sorted(open_rows):
-            if int(chosen[at]) in lm.eos_ids:
+            if int(chosen[at]) in eos_ids:
                 open_rows.discard(at)
                 continue
             new[at].append(int(chosen[at]))
@@ -154,38 +159,39 @@ class Steps:
     """The logits of the next token for a left-padded batch, one token after another."""
 
     def __init__(self, lm: LanguageModel, prompts: Sequence[list[int]]) -> None:
-        self.lm = lm
         width = max(len(ids) for ids in prompts)
         tokens = torch.zeros(len(prompts), width, dtype=torch.long)  # (batch, pos)
         mask = torch.zeros_like(tokens)
         for row, ids in enumerate(prompts):
             tokens[row, width - len(ids) :] = torch.tensor(ids)
             mask[row, width - len(ids) :] = 1
+        self.model = lm.model
+        self.tokens = tokens.to(lm.device)
         self.mask = mask.to(lm.device)
         self.cache: Any = None
+        self.places_tokens = accepts(self.model, "position_ids")
         self.options: dict[str, Any] = {"use_cache": True}
-        if accepts(lm.model, "logits_to_keep"):
+        if accepts(self.model, "logits_to_keep"):
             self.options["logits_to_keep"] = 1
-        self.logits = self._forward(tokens.to(lm.device))
+        self.logits = self._forward(self.tokens)
 
     def advance(self, chosen: torch.Tensor) -> None:
         """Append one token to each row."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(chosen), 1)], dim=1)
-        self.logits = self._forward(chosen.to(self.lm.device)[:, None])
+        column = chosen.to(self.tokens.device)[:, None]
+        self.tokens = torch.cat([self.tokens, column], dim=1)
+        self.mask = torch.cat([self.mask, torch.ones_like(column)], dim=1)
+        # State-space models hand out no key-value cache: those read the whole text again.
+        self.logits = self._forward(self.tokens if self.cache is None else column)
 
     def _forward(self, tokens: torch.Tensor) -> torch.Tensor:
         options = dict(self.options)
-        if accepts(self.lm.model, "position_ids"):
+        if self.places_tokens:
             positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
             options["position_ids"] = positions[:, -tokens.shape[1] :]
         if self.cache is not None:
             options["past_key_values"] = self.cache
-        output = self.lm.model(input_ids=tokens, attention_mask=self.mask, **options)
+        output = self.model(input_ids=tokens, attention_mask=self.mask, **options)
         self.cache = getattr(output, "past_key_values", None)
-        if self.cache is None:
-            raise UnsupportedError(
-                f"{type(self.lm.model).__name__} returns no key-value cache, which generation needs"
-            )
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 

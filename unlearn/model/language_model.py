@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -67,10 +68,21 @@ class LanguageModel:
         return cls(loaded.model, loaded.tokenizer, name)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a model folder: safetensors, config and tokenizer."""
-        with quiet():
-            self.model.save_pretrained(Path(path))
-            self.tokenizer.save_pretrained(Path(path))
+        """Write a model folder: safetensors, config and tokenizer, file by file replaced.
+
+        Safe on the folder the model came from, which may still be mapped into its memory.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as fresh, quiet():
+            self.model.save_pretrained(fresh)
+            self.tokenizer.save_pretrained(fresh)
+            new = list(Path(fresh).iterdir())
+            for stale in ("model*.safetensors", "*.safetensors.index.json"):
+                for old in folder.glob(stale):
+                    old.unlink()
+            for file in new:
+                file.replace(folder / file.name)
 
     def copy(self) -> LanguageModel:
         """The same model on its own tensors; ties between tensors stay."""
@@ -129,7 +141,7 @@ class LanguageModel:
     @cached_property
     def adds_bos(self) -> bool:
         """Whether the tokenizer puts a token in front of every text."""
-        (tokens,) = encoding.tokenise(self.tokenizer, ["a"])
+        (tokens,) = encoding.tokenise(self.tokenizer, [encoding.PROBE])
         return tokens.n_added > 0
 
     @property
@@ -180,7 +192,7 @@ def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
     seen: set[tuple[Any, ...]] = set()
     for name in sorted(tensors):
         tensor = tensors[name].detach()
-        place = (str(tensor.device), tensor.data_ptr(), tensor.shape, tensor.stride())
+        place = (str(tensor.device), tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride())
         if tensor.numel() and place in seen:
             continue
         seen.add(place)

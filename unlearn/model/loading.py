@@ -69,9 +69,9 @@ def resolve(source: str, revision: str | None, trust: Trust) -> Path:
     if colon and scheme in SCHEMES:
         return SCHEMES[scheme](rest)
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder
-    if folder.exists():
+    if source and folder.exists():
         raise ModelError(f"{source} is a file; give the model's folder")
     name, at, tag = source.partition("@")
     if not HUB_ID.fullmatch(name):
@@ -105,8 +105,8 @@ def download(name: str, revision: str | None, trust: Trust) -> Path:
     except Exception as error:
         at = f"@{revision}" if revision else ""
         raise ModelError(
-            f"'{name}{at}' is no folder here, and the hub did not give it ({first_line(error)}); "
-            "check the name, or download the model and give its folder"
+            f"'{name}{at}' is no folder here, and the hub did not give it "
+            f"({first_sentence(error)}); check the name, or download the model and give its folder"
         ) from error
     return folder
 
@@ -137,10 +137,14 @@ def read_folder(
     """The model, on its device, and its tokenizer, out of a checked folder."""
     code: dict[str, Any] = {"trust_remote_code": trust.remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **code)
         # With output_loading_info it returns a pair, which its annotation does not say.
         pair: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=safe, output_loading_info=True, **code
+            folder,
+            dtype=dtype,
+            use_safetensors=safe,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **code,
         )
     except Exception as error:
         if "trust_remote_code" in str(error):
@@ -148,15 +152,31 @@ def read_folder(
                 f"{source} brings its own Python code, which is never run unasked; read it, then "
                 "allow it with trust_remote_code=True"
             ) from error
-        raise ModelError(f"{source} cannot be loaded: {first_line(error)}") from error
+        raise ModelError(f"{source} cannot be loaded: {first_sentence(error)}") from error
     model, report = pair
-    missing = sorted(report["missing_keys"])
-    if missing:
+    check_complete(report, source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **code)
+    except Exception as error:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the model's tensors, {missing[0]} among them, so "
-            "they would be random; the weights do not belong to this config.json"
-        )
+            f"{source} has no tokenizer that can be loaded ({first_sentence(error)}); put its "
+            "tokenizer.json beside the weights"
+        ) from error
     return Loaded(model.to(device), tokenizer)
+
+
+def check_complete(report: dict[str, Any], source: str) -> None:
+    """Raise ModelError if the weights left any tensor of the model random."""
+    mismatched = sorted(str(key[0]) for key in report["mismatched_keys"])
+    for what, names in (
+        ("are missing", sorted(report["missing_keys"])),
+        ("differ in shape", mismatched),
+    ):
+        if names:
+            raise ModelError(
+                f"{source}: {len(names)} tensors of the model {what} in its weights, {names[0]} "
+                "first, and would be random; the weights do not belong to this config.json"
+            )
 
 
 def checked_device(device: str) -> torch.device:
@@ -165,13 +185,13 @@ def checked_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {device!r} is not available: {first_line(error)}") from error
+        raise ConfigError(f"device {device!r} is not available: {first_sentence(error)}") from error
     return place
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type where it has none."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def first_sentence(error: Exception) -> str:
+    """The first sentence of an error's message, or its type where it has none."""
+    return re.split(r"\.?\n|\. ", str(error).strip())[0].rstrip(".") or type(error).__name__
 
 
 @contextmanager

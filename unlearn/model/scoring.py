@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from unlearn.errors import InputError, NumericalError
+from unlearn.model.encoding import named
 from unlearn.model.forward import accepts, forward_only
 from unlearn.model.generation import generate
 from unlearn.model.language_model import Encoding, LanguageModel
@@ -122,14 +123,10 @@ class Job(NamedTuple):
 
 def encode_all(lm: LanguageModel, first_index: dict[tuple[str, str], int]) -> list[Job]:
     """A job for every text; errors name the statement's index and show no text."""
-    indices = iter(first_index.values())
-    encodings = lm.encode_all(list(first_index))
+    names = [f"statement {index}" for index in first_index.values()]
+    encodings = named(lm.encode_all(list(first_index)), names)
     jobs: list[Job] = []
-    for index in indices:
-        try:
-            encoding = next(encodings)
-        except InputError as error:
-            raise InputError(f"statement {index}: {error}") from error
+    for index, encoding in zip(first_index.values(), encodings, strict=True):
         if encoding.start == 0:
             raise InputError(
                 f"statement {index}: no token stands in front of the completion, so the model "
@@ -209,7 +206,8 @@ def statistics(
         piece = slice(at, at + step)
         where = rows[piece].to(logits.device), columns[piece].to(logits.device)
         ids = true_ids[piece].to(logits.device)
-        log_p = torch.log_softmax(logits[where].float(), dim=-1)  # (token, vocab)
+        raw = logits[where].float()  # (token, vocab)
+        log_p = torch.log_softmax(raw, dim=-1)
         root_p = (log_p / 2).exp()
         mean = (root_p.square() * log_p).sum(-1)
         # sqrt(p) goes inside the square: p * (log p - mean)^2 overflows where p is 0.
@@ -222,7 +220,7 @@ def statistics(
                 f"statement {index}: the model's logits are not finite; its weights are broken, or "
                 "its dtype is too narrow (try float32)"
             )
-        values = (ids, token, log_p.argmax(-1) == ids, mean, std)
+        values = (ids, token, raw.argmax(-1) == ids, mean, std)
         for part, value in zip(parts, values, strict=True):
             part.append(value.cpu())
     return [torch.cat(part).numpy() for part in parts]
