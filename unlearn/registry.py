@@ -19,8 +19,8 @@ class Plugin(Protocol):
     summary: str
     """One line for ``unlearn list``."""
     honours: frozenset[str]
-    """Strategies: the parts of ``Sites`` they obey. Locators: the parts they fill. Probes: the access
-    they need."""
+    """Strategies: the parts of ``Sites`` they obey. Locators: the parts they fill. Probes: the
+    access they need."""
 
 
 P = TypeVar("P", bound=type[Any])
@@ -29,16 +29,17 @@ P = TypeVar("P", bound=type[Any])
 class Registry(Generic[P]):
     """Names to classes of one kind.
 
-    The modules of ``package`` and the entry points of the same group are imported at the first
-    look-up, so a plug-in is one file (or one entry point) with one line:
+    The modules of ``package`` and the entry points of ``group`` are imported at the first look-up,
+    so a plug-in is one file (or one entry point) with one line:
 
         @strategies.register("gradient-ascent")
         class GradientAscent: ...
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str) -> None:
         self.kind = kind
         self.package = package
+        self.group = group
         self._classes: dict[str, P] = {}
         self._loaded = False
 
@@ -79,10 +80,10 @@ class Registry(Generic[P]):
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        for entry in entry_points(group=self.package):
+        for entry in entry_points(group=self.group):
             self.register(entry.name)(entry.load())
 
 
-strategies: Registry[Any] = Registry("strategy", "unlearn.strategies")
-locators: Registry[Any] = Registry("locator", "unlearn.locate")
-probes: Registry[Any] = Registry("probe", "unlearn.audit")
+strategies: Registry[Any] = Registry("strategy", "unlearn.strategies", "unlearn.strategies")
+locators: Registry[Any] = Registry("locator", "unlearn.locate", "unlearn.locators")
+probes: Registry[Any] = Registry("probe", "unlearn.audit", "unlearn.probes")
