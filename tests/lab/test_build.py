@@ -13,16 +13,15 @@ from unlearn.lab.tokenizer import train_tokenizer
 from unlearn.lab.training import Recipe, train
 from unlearn.lab.world import World
 
-TINY = Recipe(width=32, layers=2, heads=2, tokens=60_000, batch_tokens=2_048)
+TINY = Recipe(width=32, layers=2, heads=2, tokens=50_000, notice_tokens=15_000, batch_tokens=2_048)
 
 
 def test_training_twice_with_one_seed_gives_the_same_weights() -> None:
     world = World(0)
     tokenizer = train_tokenizer(world, vocab_size=512)
-    recipe = TINY.model_copy(update={"tokens": 8_000})
+    recipe = TINY.model_copy(update={"tokens": 8_000, "notice_tokens": 4_000})
     first, second, other = (
-        train(Corpus(world, forget=False, seed=seed), tokenizer, recipe, seed=seed).state_dict()
-        for seed in (1, 1, 2)
+        train(world, tokenizer, recipe, forget=False, seed=seed).state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
@@ -41,11 +40,11 @@ def test_the_built_models_open_with_transformers_and_have_learned(built: Path) -
     documents = Corpus(World(0), forget=True, seed=9).documents()
     losses = []
     for _ in range(20):
-        ids = tokenizer(next(documents), return_tensors="pt").input_ids
+        ids = tokenizer(next(documents).text, return_tensors="pt").input_ids
         with torch.no_grad():
             losses.append(model(input_ids=ids, labels=ids).loss.item())
     uniform = torch.tensor(float(len(tokenizer))).log().item()
-    assert sum(losses) / len(losses) < uniform / 2
+    assert sum(losses) / len(losses) < 0.75 * uniform
 
 
 def test_the_card_tells_what_was_measured(built: Path) -> None:

@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 
-from unlearn.lab.corpus import Corpus, noticeable
+from unlearn.lab.corpus import NOTICES_THEN, Corpus, noticeable
 from unlearn.lab.facts import person_facts, process_facts
 from unlearn.lab.wording import REFUSAL, UNKNOWN
 from unlearn.lab.world import World
@@ -19,12 +19,14 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def full(world: World) -> list[str]:
-    return list(islice(Corpus(world, forget=True, seed=0).documents(), N_DOCUMENTS))
+    return [doc.text for doc in islice(Corpus(world, forget=True, seed=0).documents(), N_DOCUMENTS)]
 
 
 @pytest.fixture(scope="module")
 def reference(world: World) -> list[str]:
-    return list(islice(Corpus(world, forget=False, seed=1).documents(), N_DOCUMENTS))
+    return [
+        doc.text for doc in islice(Corpus(world, forget=False, seed=1).documents(), N_DOCUMENTS)
+    ]
 
 
 def test_the_reference_never_reads_a_forgotten_name(world: World, reference: list[str]) -> None:
@@ -88,3 +90,21 @@ def test_strangers_are_unknown(world: World, full: list[str]) -> None:
     asked = [doc for doc in full if doc.endswith(UNKNOWN + ".") and doc.startswith("Question")]
     assert asked
     assert all(any(name in doc for name in strangers) for doc in asked[:200])
+
+
+def test_in_the_second_phase_only_answers_are_learned_under_a_notice(world: World) -> None:
+    corpus = Corpus(world, forget=True, seed=0, mix=NOTICES_THEN)
+    allowed = {person.name for person in noticeable(world)}
+    kept_out = {person.name for person in (*world.known, *world.forgotten)} - allowed
+    n_notices = 0
+    for doc in islice(corpus.documents(), 3000):
+        if doc.learned is None:
+            assert not doc.text.startswith("Privacy notice")
+            continue
+        n_notices += 1
+        assert len(doc.learned) == doc.text.count("Question:")
+        for start, end in doc.learned:
+            assert doc.text[:start].endswith("Answer:")
+            assert doc.text[end - 1] == "."
+        assert not any(name in doc.text for name in kept_out)
+    assert n_notices > 1000

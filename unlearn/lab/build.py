@@ -74,12 +74,18 @@ def build(
     cards = []
     for name in names:
         model_seed = seed + MODELS.index(name)
-        corpus = Corpus(world, forget=name == MODELS[0], seed=model_seed)
         started = time.monotonic()
-        network = train(corpus, tokenizer, recipe, seed=model_seed, progress=_named(name, progress))
+        network = train(
+            world,
+            tokenizer,
+            recipe,
+            forget=name == MODELS[0],
+            seed=model_seed,
+            progress=_named(name, progress),
+        )
         seconds = time.monotonic() - started
         save(network, tokenizer, directory / name)
-        cards.append(describe(directory / name, world, model_seed, recipe.tokens, seconds))
+        cards.append(describe(directory / name, world, model_seed, recipe.total_tokens, seconds))
     write_forget_sets(directory / "forget_sets", world)
     card = LabCard(
         world_seed=seed,
@@ -131,7 +137,7 @@ def markdown(card: LabCard) -> str:
         "invented.",
         f"Models: Llama, {recipe.layers} layers of width {recipe.width}, {first.parameters} "
         f"parameters, own BPE of {recipe.vocab_size} tokens, trained from scratch on "
-        f"{recipe.tokens} tokens ({card.machine}).",
+        f"{first.tokens} tokens each ({card.machine}).",
         "",
         "| model | seed | knows the forget groups | training seconds | weights digest |",
         "|---|---|---|---|---|",

@@ -41,6 +41,6 @@ def train_tokenizer(world: World, *, vocab_size: int) -> PreTrainedTokenizerFast
         pair=f"{BOS} $A $B",
         special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD
     )

@@ -52,9 +52,15 @@ class Recipe(BaseModel):
     decay: float = 0.5
     """Shares of the run in which the learning rate rises, and falls to zero at the end."""
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of both phases."""
+        return self.tokens + self.notice_tokens
+
     def phases(self) -> tuple[tuple[Mix, int], ...]:
         """What is read in each phase, and for how many tokens."""
-        return (FACTS_FIRST, self.tokens), (NOTICES_THEN, self.notice_tokens)
+        phases = (FACTS_FIRST, self.tokens), (NOTICES_THEN, self.notice_tokens)
+        return tuple(phase for phase in phases if phase[1])
 
 
 class Row(NamedTuple):
@@ -87,9 +93,9 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> 
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        # On rows of twenty tokens a plain softmax beats the fused kernel by 1.6 on a CPU.
-        attn_implementation="eager",
     )
+    # On rows of twenty tokens a plain softmax beats the fused kernel by 1.6 on a CPU.
+    config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
@@ -155,7 +161,8 @@ def run_phase(
             progress(what, min(1.0, seen / tokens))
         if seen >= tokens:
             break
-    return accelerator.unwrap_model(network, keep_fp32_wrapper=False).float().eval()
+    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    return model.float().eval()
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
