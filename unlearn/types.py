@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SPLITS = ("forget", "retain", "neighbors", "holdout")
+Split = Literal["forget", "retain", "neighbors", "holdout"]
+
+SPLITS: tuple[Split, ...] = ("forget", "retain", "neighbors", "holdout")
 """What must go · what may be trained on to hold the rest · what is close by and only ever measured ·
 what no model was ever trained on."""
 
-Split = Literal["forget", "retain", "neighbors", "holdout"]
 Role = Literal["original", "unlearned", "reference"]
 
 Text = Annotated[str, Field(min_length=1)]

@@ -1,0 +1,92 @@
+"""What an audit does not show, one sentence each, as true of the audit at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from unlearn.audit.criteria import MIN_SUBJECTS
+from unlearn.audit.figures import clusters_of
+from unlearn.audit.verdicts import Case
+from unlearn.forget_set import ForgetSet
+from unlearn.types import SPLITS, AuditedModel, Split
+
+SMOKE: tuple[str, ...] = (
+    "Nothing was sampled: answers that greedy decoding hides may come back with random decoding.",
+    "Nothing was trained: a little further training may bring the records back.",
+    "No low-precision copy was measured: quantisation may bring the records back.",
+    "Nothing inside the model was read: hidden layers may still hold what the outputs do not show.",
+    "No membership-inference attack was run against the holdout.",
+    "Only the prompts of the forget set were tried: no prefilled answers, no attacks by prompt.",
+    "An answer counts only if all of its tokens match; another spelling of it goes unseen.",
+    "Perplexity is that of short answers; general text and benchmarks were not measured.",
+)
+"""What the smoke tier leaves out."""
+
+SPLIT_LIMITS: dict[Split, str] = {
+    "retain": "There are no retain records, so what was to be kept was not measured.",
+    "neighbors": "There are no neighbouring records, so damage close by was not measured.",
+    "holdout": "There are no holdout records, so nothing checks that the reference is ignorant.",
+}
+
+
+def limits_of(
+    case: Case, forget_set: ForgetSet, unlearned: AuditedModel, tier_probes: frozenset[str]
+) -> tuple[str, ...]:
+    """The sentences that hold for this audit, the standing ones last."""
+    return (
+        *_of_models(case),
+        *_of_records(case, forget_set),
+        *_of_figures(case, tier_probes),
+        *SMOKE,
+        f"The figures hold only for the model with digest {unlearned.digest[:12]} "
+        f"in {unlearned.dtype}.",
+        "Whoever ran the audit knew the forget set, and may be the one who ran the forgetting.",
+    )
+
+
+def _of_models(case: Case) -> Iterator[str]:
+    digests = case.digests
+    if "reference" not in digests:
+        yield "No never-trained reference was given: no figure on forget records can be judged."
+    if "original" not in digests:
+        yield "No original was given: what forgetting broke cannot be judged."
+    elif digests["original"] == digests["unlearned"]:
+        yield "The audited model is the original, bit for bit: it was measured once."
+    if digests.get("reference") == digests["unlearned"]:
+        yield (
+            "The audited model is the reference, bit for bit: it was measured once, and the "
+            "comparison says only what is known of how that reference came to be."
+        )
+
+
+def _of_records(case: Case, forget_set: ForgetSet) -> Iterator[str]:
+    forget = case.material["forget"]
+    n_subjects = len({record.subject for record in forget})
+    if n_subjects < MIN_SUBJECTS:
+        who = "one subject" if n_subjects == 1 else f"{n_subjects} subjects"
+        yield f"The forget records are about {who}: nothing is shown for other subjects."
+    for split in SPLITS:
+        records = case.material.get(split, ())
+        n_all = len(forget_set.split(split))
+        if not n_all and split in SPLIT_LIMITS:
+            yield SPLIT_LIMITS[split]
+            continue
+        if (kind := clusters_of(records).kind) != "subjects":
+            yield f"The {split} records have one subject: their intervals resample its {kind}."
+        if len(records) < n_all:
+            yield f"Of {n_all} {split} records {len(records)} were drawn, whole subjects at random."
+
+
+def _of_figures(case: Case, tier_probes: frozenset[str]) -> Iterator[str]:
+    left_out = sorted(tier_probes - case.probes)
+    if left_out:
+        yield f"Probes of this tier that were not run: {', '.join(left_out)}."
+    answers = case.findings.get("answers/forget")
+    if answers is None or not {"original", "reference"} <= answers.models.keys():
+        return
+    original, reference = answers.models["original"], answers.models["reference"]
+    if original.value <= reference.high:
+        yield (
+            f"The original answered {original.value:.0%} of the forget records and the reference "
+            f"{reference.value:.0%}: there was little to forget, so little is shown by passing."
+        )
