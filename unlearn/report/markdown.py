@@ -1,0 +1,156 @@
+"""The report as Markdown: the words and figures of the HTML, for a terminal or a repository."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from unlearn.report import wording
+from unlearn.report.page import Group, Judgement, ModelLine, Page, Row, Scene, page, short
+from unlearn.types import AuditResult
+
+_SIGNS = re.compile(r"([\\`*_\[\]|~$#])")
+_LINE_START = re.compile(r"^([-+=]|\d+(?=[.)]))")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def render_markdown(result: AuditResult) -> str:
+    """The audit as GitHub-flavoured Markdown; the same result gives the same bytes."""
+    shown = page(result)
+    parts = (
+        _top(shown),
+        _claims(shown.judgements),
+        _scope(shown),
+        ("## What this audit does not show", *_list(shown.limits + wording.STANDING_LIMITS)),
+        _figures(shown),
+        _examples(shown),
+        _provenance(shown),
+        _reading(),
+    )
+    return "\n\n".join(block for part in parts for block in part) + "\n"
+
+
+def text(raw: str) -> str:
+    """Any string as one line of inert Markdown: it can neither format, link nor hold HTML."""
+    line = " ".join(wording.visible(raw).split())
+    line = re.sub("[&<>]", lambda found: _ENTITIES[found[0]], line)
+    return _LINE_START.sub(_guard, _SIGNS.sub(r"\\\1", line))
+
+
+def _guard(found: re.Match[str]) -> str:
+    return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
+
+
+def fence(raw: str) -> str:
+    """Any string as a code block that it cannot leave."""
+    shown = wording.visible(raw)
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    return f"{ticks}text\n{shown}\n{ticks}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _list(items: Iterable[str]) -> Iterator[str]:
+    yield "\n".join(f"- {text(item)}" for item in items)
+
+
+def _top(shown: Page) -> Iterator[str]:
+    yield f"# Unlearning audit: {text(shown.title)}"
+    yield f"**{wording.VERDICTS[shown.verdict].symbol} {shown.verdict}**: {text(shown.headline)}"
+    yield text(shown.outcome)
+    for warning in shown.warnings:
+        yield f"> {text(warning)}"
+    yield from _list(f"{verdict}: {wording.count(n, 'claim')}" for verdict, n in shown.tally)
+
+
+def _claims(judgements: Sequence[Judgement]) -> Iterator[str]:
+    yield "## What was claimed, and what the audit found"
+    for one in judgements:
+        yield f"### {wording.VERDICTS[one.verdict].symbol} {one.verdict}: {text(one.statement)}"
+        yield " ".join(text(part) for part in (one.reason, one.needed) if part)
+        if one.evidence:
+            yield "Rests on: " + "; ".join(text(link.title) for link in one.evidence)
+
+
+def _scope(shown: Page) -> Iterator[str]:
+    yield "## What was audited"
+    yield _table(("", ""), ((text(name), text(value)) for name, value in shown.facts))
+    head = ("Model", "Source", "Digest", "Parameters", "Number format")
+    yield _table(head, (_model(line) for line in shown.models))
+    yield _table(
+        ("Records", "What they are", "Records measured", "Subjects"),
+        (tuple(text(part) for part in line) for line in shown.splits),
+    )
+
+
+def _model(line: ModelLine) -> tuple[str, ...]:
+    name, model = text(f"{line.name}, {line.meaning}"), line.model
+    if model is None:
+        return (name, *[wording.NOT_MEASURED] * 4)
+    return (name, *map(text, (model.source, short(model.digest), line.parameters, model.dtype)))
+
+
+def _figures(shown: Page) -> Iterator[str]:
+    yield "## The figures"
+    yield "Each figure is a mean with its 95 % interval in brackets."
+    for group in shown.groups:
+        yield from _group(group)
+    if not shown.groups:
+        yield "This audit holds no figures."
+
+
+def _group(group: Group) -> Iterator[str]:
+    yield f"### {text(group.heading)}"
+    yield text(group.question)
+    head = ("Figure", *(f"{name}, {meaning}" for name, meaning in wording.ROLES.values()))
+    yield _table(head, (_row(row) for row in group.rows))
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    about = (row.split, f"{row.key} by {row.probe}", row.direction, row.note)
+    title = f"**{text(row.title)}**<br>" + "<br>".join(text(part) for part in about if part)
+    cells = (
+        f"{text(f'{cell.value} {cell.unit}')} [{text(cell.interval)}]<br>{text(cell.size)}"
+        if cell.interval
+        else cell.value
+        for cell in row.cells
+    )
+    return (title, *cells)
+
+
+def _examples(shown: Page) -> Iterator[str]:
+    if not shown.scenes:
+        return
+    yield "## Before and after"
+    yield text(wording.PERSONAL)
+    for scene in shown.scenes:
+        yield from _scene(scene)
+    if shown.scenes_left_out:
+        yield text(wording.left_out(shown.scenes_left_out))
+
+
+def _scene(scene: Scene) -> Iterator[str]:
+    yield f"### {text(scene.title)}"
+    for said in scene.texts:
+        yield f"{text(said.who)}:"
+        yield fence(said.text)
+
+
+def _provenance(shown: Page) -> Iterator[str]:
+    yield "## How the unlearned model came to be"
+    if not shown.provenance:
+        yield text(wording.NO_PROVENANCE)
+        return
+    yield _table(("", ""), ((text(name), text(value)) for name, value in shown.provenance))
+
+
+def _reading() -> Iterator[str]:
+    yield "## How to read this report"
+    yield from map(text, wording.INTERVALS)
+    yield "### The verdicts"
+    yield from _list(f"{v.symbol} {name}: {v.meaning}" for name, v in wording.VERDICTS.items())
+    yield "### The words"
+    yield from _list(f"{term}: {meaning}" for term, meaning in wording.GLOSSARY)
