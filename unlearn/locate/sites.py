@@ -1,0 +1,130 @@
+"""What locators share: the modules to choose from, how many of them, and the sites at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from unlearn.errors import ConfigError, UnsupportedError
+from unlearn.forget_set import ForgetSet
+from unlearn.model.language_model import LanguageModel
+from unlearn.types import Sites
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class Candidate(NamedTuple):
+    """One module of a decoder block that a locator may choose."""
+
+    name: str
+    layer: int
+    weights: tuple[Tensor, ...]
+    """Its own weight matrices; fused experts are stacks of matrices."""
+    size: int
+    """How many parameters it has of its own, biases included."""
+
+
+def candidates(model: LanguageModel) -> tuple[Candidate, ...]:
+    """Every module inside the decoder blocks that owns a weight matrix, in the model's order.
+
+    A matrix that several modules share counts for the first of them.
+
+    Raises:
+        UnsupportedError: there is none with floating-point weights.
+    """
+    found: list[Candidate] = []
+    seen: set[int] = set()
+    for name, module in model.model.named_modules():
+        layer = model.anatomy.layer_of(name)
+        own = [p for p in module.parameters(recurse=False) if id(p) not in seen]
+        weights = tuple(p for p in own if p.ndim >= 2 and p.is_floating_point())
+        if layer is not None and weights:
+            seen.update(map(id, own))
+            found.append(Candidate(name, layer, weights, sum(p.numel() for p in own)))
+    if not found:
+        raise UnsupportedError(
+            f"{model.source} has no floating-point weight matrix in its decoder blocks; load it "
+            "without quantisation"
+        )
+    return tuple(found)
+
+
+def take(order: Sequence[Candidate], budget: float) -> tuple[Candidate, ...]:
+    """Candidates in the given order until they have about ``budget`` parameters.
+
+    One that would miss the budget by more than leaving it out is skipped, so that any order comes
+    within half of the largest candidate. Where even the smallest is too large, the first of that
+    size is taken.
+    """
+    taken: list[Candidate] = []
+    size = 0
+    for candidate in order:
+        if abs(size + candidate.size - budget) < abs(size - budget):
+            taken.append(candidate)
+            size += candidate.size
+    return tuple(taken or [min(order, key=lambda candidate: candidate.size)])
+
+
+def n_parameters(among: Iterable[Candidate]) -> int:
+    """How many parameters the candidates have together."""
+    return sum(candidate.size for candidate in among)
+
+
+def module_names(chosen: Iterable[Candidate], among: Sequence[Candidate]) -> tuple[str, ...]:
+    """The names of the chosen candidates in the model's order."""
+    names = {candidate.name for candidate in chosen}
+    return tuple(candidate.name for candidate in among if candidate.name in names)
+
+
+def build_sites(
+    method: str,
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    config: BaseModel,
+    seed: int,
+    *,
+    layers: tuple[int, ...] | None = None,
+    modules: tuple[str, ...] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> Sites:
+    """The sites with everything that says how they were found."""
+    settings = {
+        key: ",".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+        for key, value in config.model_dump().items()
+    }
+    return Sites(
+        method=method,
+        layers=layers,
+        modules=modules,
+        scores=scores or {},
+        settings=settings,
+        seed=seed,
+        model_digest=model.digest,
+        forget_set_digest=forget_set.digest,
+    )
+
+
+def build_config(config: type[ConfigT], settings: Mapping[str, str], owner: str) -> ConfigT:
+    """The config that settings given as text describe.
+
+    Raises:
+        ConfigError: a setting is unknown (the message names the nearest) or out of range.
+    """
+    known = config.model_fields
+    for key in settings:
+        if key not in known:
+            close = get_close_matches(key, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            names = ", ".join(sorted(known)) or "none"
+            raise ConfigError(f"{owner} has no setting {key!r}.{hint} Known: {names}")
+    try:
+        return config.model_validate(dict(settings))
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+    field = str(detail["loc"][0]) if detail["loc"] else ""
+    given = f", setting {field}={settings[field]!r}" if field in settings else ""
+    raise ConfigError(f"{owner}{given}: {detail['msg'].removeprefix('Value error, ')}")
