@@ -53,10 +53,15 @@ class GradientAscentConfig(TrainingConfig):
     """``nll``: of the retain answers. ``kl``: to the original's predictions, which costs one more
     forward pass of the original per retain batch and no memory beyond its activations. ``none`` is
     the default of ``ascent``."""
-    retain_weight: float = Field(default=1.0, ge=0)
+    retain_weight: float = Field(default=3.0, ge=0)
     """The retain term is a mean over tokens, times this; the forget term a mean over records."""
     beta: Annotated[float | None, OrNone] = Field(default=None, gt=0)
     """Of ``npo`` (0.1, on sums) and ``simnpo`` (2.5, on means); ``none`` for these defaults."""
+    per: Literal["token", "answer"] = "token"
+    """What ``npo`` bounds: each known token by itself, or the sum over the answer as in the paper.
+    Bounding the sum lets one token that has become impossible protect the rest of the answer."""
+    on: Literal["log-odds", "log-prob"] = "log-odds"
+    """What ``npo`` pushes down. The log-probability of the paper has no slope where p is 1."""
     gamma: float = 0.0
     """The margin of ``simnpo``."""
     cap: float = Field(default=20.0, gt=0)
@@ -149,17 +154,18 @@ class GradientAscent:
 
     def _objective(self, given: Ingredients) -> AscentObjective:
         config, device = self.config, given.work.device
-        reference = torch.zeros(0)
+        reference = torch.zeros(0, 0)
         if config.variant == "npo":
-            reference = sequence_logprobs(given.work, given.pairs)
+            reference = reference_scores(given.work, given.pairs, config.on)
         gate = None
         if given.targets is not None:
             gate = Gate(
                 torch.tensor([t.nll_per_token for t in given.targets], device=device),
                 torch.tensor([t.agreement for t in given.targets], device=device),
+                torch.tensor([t.guess is not None for t in given.targets], device=device),
             )
-        original = given.original.model if config.retain == "kl" else None
-        return AscentObjective(config, reference, gate, original)
+        guessed = Guesses.of(given, device)
+        return AscentObjective(config, reference, gate, guessed, given.original.model)
 
 
 class Gate(NamedTuple):
@@ -167,6 +173,8 @@ class Gate(NamedTuple):
 
     nll_per_token: Tensor
     agreement: Tensor
+    by_token: Tensor
+    """Records with a guess for each token: the tokens themselves leave the loss."""
 
     def open(self, rows: Rows, predictions: Predictions) -> Tensor:
         """(B,) 1 where a record still has to be forgotten, 0 where it is not to be pushed further.
@@ -179,8 +187,32 @@ class Gate(NamedTuple):
         nll = -predictions.sum_by_row(logprobs) / counts
         agreement = predictions.sum_by_row((predictions.greedy & in_answer).float()) / counts
         known = nll < self.nll_per_token[rows.records]
+        known |= self.by_token[rows.records]
         # Shares of few tokens: a rounding error must not decide.
         return (known | (agreement > self.agreement[rows.records] + 1e-6)).float()
+
+
+class Guesses(NamedTuple):
+    """What an unseen name would get: the tokens at or below it are no knowledge."""
+
+    logprobs: Tensor
+    """(R, T) log-probability of each answer token for an unseen name; -inf where unknown."""
+
+    @classmethod
+    def of(cls, given: Ingredients, device: torch.device) -> Guesses:
+        """The guesses laid out by token position."""
+        forget = given.pairs.forget
+        width = max(len(encoding.ids) for encoding in forget)
+        table = torch.full((len(forget), width), -torch.inf)
+        for row, (encoding, guess) in enumerate(zip(forget, given.guesses, strict=True)):
+            if guess is not None:
+                answer = slice(encoding.start, len(encoding.ids))
+                table[row, answer] = torch.from_numpy(guess.logprobs)
+        return cls(table.to(device))
+
+    def exceeded(self, rows: Rows, logprobs: Tensor) -> Tensor:
+        """(N,) whether a labelled token is likelier than for an unseen name."""
+        return logprobs > at_labels(self.logprobs, rows)
 
 
 class AscentObjective(NamedTuple):
@@ -188,8 +220,9 @@ class AscentObjective(NamedTuple):
 
     config: GradientAscentConfig
     reference: Tensor
-    """Per forget record: sum of log-probabilities before training, one float each."""
+    """(R, T) what ``npo`` pushes down, for each token of each forget record, before training."""
     gate: Gate | None
+    guessed: Guesses
     original: Any
 
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
@@ -203,15 +236,25 @@ class AscentObjective(NamedTuple):
         if batch.retain is not None:
             retain = self.retain_loss(model, batch.retain) / batch.n_retain_labels
         total = forget + self.config.retain_weight * retain
+        if batch.near is not None:
+            near = self.divergence(model, batch.near) / batch.n_near_labels
+            total = total + self.config.near_weight * near
         return Losses(total, forget.detach(), retain.detach())
 
     def forget_loss(self, rows: Rows, predictions: Predictions) -> Tensor:
         """(B,) the loss of the variant for each record."""
         config, logprobs = self.config, predictions.label_logprobs
         beta = config.beta or BETA.get(config.variant, 0.0)
+        known = self.guessed.exceeded(rows, logprobs.detach())
+        logprobs = torch.where(known, logprobs, logprobs.detach())
         if config.variant == "npo":
-            reference = self.reference[rows.records]
-            return losses.npo(predictions.sum_by_row(logprobs), reference, beta)
+            ratio = pushed(predictions, config.on) - at_labels(self.reference, rows)
+            ratio = torch.where(known, ratio, 0)
+            if config.per == "token":
+                by_token = losses.npo(ratio, torch.zeros_like(ratio), beta)
+                return predictions.sum_by_row(torch.where(known, by_token, 0))
+            by_answer = predictions.sum_by_row(ratio)
+            return losses.npo(by_answer, torch.zeros_like(by_answer), beta)
         if config.variant == "simnpo":
             return losses.simnpo(-predictions.mean_by_row(logprobs), beta, config.gamma)
         if config.variant == "inverted-hinge":
@@ -221,12 +264,15 @@ class AscentObjective(NamedTuple):
 
     def retain_loss(self, model: Any, rows: Rows) -> Tensor:
         """The sum over the retain labels of NLL, or of KL to the original."""
-        predictions = run(model, rows)
         if self.config.retain == "nll":
-            return -predictions.label_logprobs.sum()
+            return -run(model, rows).label_logprobs.sum()
+        return self.divergence(model, rows)
+
+    def divergence(self, model: Any, rows: Rows) -> Tensor:
+        """The sum over the labels of the KL divergence from the original."""
         with torch.no_grad():
             original = run(self.original, rows)
-        return losses.forward_kl(original.logprobs, predictions.logprobs).sum()
+        return losses.forward_kl(original.logprobs, run(model, rows).logprobs).sum()
 
 
 def run(model: Any, rows: Rows) -> Predictions:
@@ -235,13 +281,30 @@ def run(model: Any, rows: Rows) -> Predictions:
     return losses.predict(output.logits, rows.labels)
 
 
-def sequence_logprobs(model: LanguageModel, pairs: Pairs) -> Tensor:
-    """Per forget record: the sum of the log-probabilities of its labels, before any training."""
-    sums = []
+def at_labels(table: Tensor, rows: Rows) -> Tensor:
+    """(N,) the entries of a (R, T) table of forget records at the labelled positions of a batch."""
+    targets = rows.labels[:, 1:]
+    row, column = (targets != losses.IGNORED).nonzero(as_tuple=True)
+    return table[rows.records[row], column + 1]
+
+
+def pushed(predictions: Predictions, on: Literal["log-odds", "log-prob"]) -> Tensor:
+    """(N,) the score of each label that ``npo`` pushes down."""
+    if on == "log-prob":
+        return predictions.label_logprobs
+    return losses.log_odds(predictions.logprobs, predictions.labels)
+
+
+def reference_scores(
+    model: LanguageModel, pairs: Pairs, on: Literal["log-odds", "log-prob"]
+) -> Tensor:
+    """(R, T) the score of each labelled token of each forget record, 0 elsewhere."""
+    width = max(len(encoding.ids) for encoding in pairs.forget)
+    table = torch.zeros(len(pairs.forget), width, device=model.device)
     with torch.no_grad():
         for at in range(0, len(pairs.forget), REFERENCE_BATCH):
             chosen = range(at, min(at + REFERENCE_BATCH, len(pairs.forget)))
             rows = collate(pairs.forget, chosen, pairs.config.loss_on).to(model.device)
-            predictions = run(model.model, rows)
-            sums.append(predictions.sum_by_row(predictions.label_logprobs))
-    return torch.cat(sums)
+            row, column = (rows.labels[:, 1:] != losses.IGNORED).nonzero(as_tuple=True)
+            table[rows.records[row], column + 1] = pushed(run(model.model, rows), on)
+    return table

@@ -63,6 +63,18 @@ def predict(logits: Tensor, labels: Tensor) -> Predictions:
     return Predictions(chosen.log_softmax(-1), targets[rows, columns], rows, len(labels))
 
 
+def log_odds(logprobs: Tensor, labels: Tensor) -> Tensor:
+    """(N,) ``log p(label) - log(1 - p(label))``, higher = better known, unbounded on both sides.
+
+    Its derivative in the label's logit is exactly 1, where that of ``log p`` is ``1 - p``: a token
+    that is all but certain, which is what memorised means, gives ascent on ``log p`` nothing to
+    climb. For small p the two are the same.
+    """
+    others = logprobs.scatter(-1, labels[:, None], -torch.inf)
+    label = logprobs.gather(-1, labels[:, None]).squeeze(-1)
+    return label - others.logsumexp(-1)
+
+
 def npo(logp_sum: Tensor, reference_logp_sum: Tensor, beta: float) -> Tensor:
     """(B,) negative preference optimisation, bounded from below by 0.
 

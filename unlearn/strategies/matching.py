@@ -13,6 +13,7 @@ from torch import Tensor
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.counterfactual import Guess, guesses, near_statements
 from unlearn.strategies.sites import Scope, find_scope
 from unlearn.strategies.stopping import (
     Budget,
@@ -28,6 +29,9 @@ from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
 
+NEAR_PER_RECORD = 8
+"""Near names made up for each forget record."""
+
 
 class Ingredients(NamedTuple):
     """What an objective may be made of."""
@@ -39,6 +43,8 @@ class Ingredients(NamedTuple):
     pairs: Pairs
     targets: tuple[Target, ...] | None
     """Per forget record; None where records stay in the loss whatever they look like."""
+    guesses: tuple[Guess | None, ...]
+    """Per forget record: what its answer gets for unseen names; None where that is unknown."""
 
 
 class Outcome(NamedTuple):
@@ -73,9 +79,12 @@ def unlearn_by_training(
     _refuse_quantised(model)
     work = model.copy()
     dtypes = _to_masters(work)
-    found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout)
+    guessed = tuple(guesses(model, forget_set, config.guess_names, seed))
+    found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout, guessed)
     retain = encode(model, forget_set.retain if use_retain else ())
-    pairs = Pairs(encode(model, forget_set.forget), retain, config, seed)
+    n_near = NEAR_PER_RECORD if config.near_per_forget and use_retain else 0
+    near = encode(model, near_statements(forget_set, n_near, seed))
+    pairs = Pairs(encode(model, forget_set.forget), retain, config, seed, near)
     evaluator = _evaluator(forget_set, found.records, config, seed)
     rule = _stop_rule(config, use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
@@ -83,7 +92,7 @@ def unlearn_by_training(
         run.begin()
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
-            objective = make_objective(Ingredients(model, work, pairs, gate))
+            objective = make_objective(Ingredients(model, work, pairs, gate, guessed))
             train(work, pairs, objective, run.after_step, seed)
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()

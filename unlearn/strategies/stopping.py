@@ -20,10 +20,15 @@ import numpy.typing as npt
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores, score
+from unlearn.strategies.counterfactual import Guess
 from unlearn.types import Record, Statement
 
 FALLBACK_AGREEMENT = 0.5
 """The agreement that counts as forgotten where no holdout says what guessing achieves."""
+
+
+TOLERANCE = 0.7
+"""Nats by which a token may stay likelier than a guess: a factor of two."""
 
 
 class Target(NamedTuple):
@@ -33,6 +38,8 @@ class Target(NamedTuple):
     """At least this many nats per token of the answer."""
     agreement: float
     """At most this share of the answer's tokens is the likeliest one, those before it given."""
+    guess: npt.NDArray[np.float64] | None = None
+    """Per answer token: at most this log-probability, ``TOLERANCE`` allowed; None where unknown."""
 
 
 class Targets(NamedTuple):
@@ -44,15 +51,35 @@ class Targets(NamedTuple):
 
 
 def find_targets(
-    model: LanguageModel, forget_set: ForgetSet, agreement_quantile: float, min_holdout: int
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    agreement_quantile: float,
+    min_holdout: int,
+    guessed: Sequence[Guess | None] = (),
 ) -> Targets:
     """The target of each forget record, measured on the original model.
 
-    With a holdout split: the mean NLL per token of the holdout records of the same relation, and
+    A record with a guess (its own prompt about unseen names): that guess. For the others, with a
+    holdout split: the mean NLL per token of the holdout records of the same relation, and
     the ``agreement_quantile`` of their agreement; of the whole split for a relation with fewer than
     ``min_holdout`` records. Without one: the mean NLL per token of the record's own wrong
     alternatives, at most ``ln(vocabulary)``, and that bound for a record without alternatives.
     """
+    if guessed and all(guess is not None for guess in guessed):
+        return Targets(tuple(_target_of_guess(guess) for guess in guessed if guess), "unseen names")
+    targets = _targets_from_others(model, forget_set, agreement_quantile, min_holdout)
+    own = [guess and _target_of_guess(guess) for guess in guessed] or [None] * len(targets.records)
+    mixed = (a or b for a, b in zip(own, targets.records, strict=True))
+    return targets._replace(records=tuple(mixed))
+
+
+def _target_of_guess(guess: Guess) -> Target:
+    return Target(-float(guess.logprobs.mean()), guess.agreement, guess.logprobs)
+
+
+def _targets_from_others(
+    model: LanguageModel, forget_set: ForgetSet, agreement_quantile: float, min_holdout: int
+) -> Targets:
     if not forget_set.holdout:
         return _targets_from_alternatives(model, forget_set.forget)
     by_relation: dict[str, list[TokenScores]] = {}
@@ -108,18 +135,24 @@ class Evaluation:
     agreement: npt.NDArray[np.float64]
     retain_nll: float | None
     """Mean NLL per token over the retain sample; None without a retain split."""
+    token_gaps: npt.NDArray[np.float64] | None = None
+    """Per record: its gap by tokens, NaN where its target holds no guess."""
 
     @cached_property
     def gaps(self) -> npt.NDArray[np.float64]:
         """Per record: how far it is from ignorance, 0 once it is there, 1 if as good as certain.
 
-        The missing share of the target NLL plus the excess of the agreement.
+        By tokens where the target holds a guess, because one token that has become impossible
+        hides the others in a mean. Else the missing share of the target NLL plus the excess of the
+        agreement.
         """
         nll = np.array([target.nll_per_token for target in self.targets])
         agreement = np.array([target.agreement for target in self.targets])
         missing = np.clip(nll - self.nll_per_token, 0, None) / np.maximum(nll, 1e-9)
         excess: npt.NDArray[np.float64] = missing + np.clip(self.agreement - agreement, 0, None)
-        return excess
+        if self.token_gaps is None:
+            return excess
+        return np.where(np.isnan(self.token_gaps), excess, self.token_gaps)
 
     @property
     def matched(self) -> npt.NDArray[np.bool_]:
@@ -167,7 +200,16 @@ class Evaluator(NamedTuple):
             np.array([scored.nll_per_token for scored in forget]),
             np.array([scored.exact_memorisation for scored in forget]),
             float(np.mean([scored.nll_per_token for scored in retain])) if retain else None,
+            np.array([_token_gap(*pair) for pair in zip(forget, self.targets, strict=True)]),
         )
+
+
+def _token_gap(scored: TokenScores, target: Target) -> float:
+    """The share of the way to ignorance that the tokens still have to go, NaN without a guess."""
+    if target.guess is None or len(target.guess) != len(scored.logprobs):
+        return math.nan
+    excess = np.clip(scored.logprobs - target.guess - TOLERANCE, 0, None).sum()
+    return float(excess / max(-target.guess.sum(), TOLERANCE))
 
 
 class Budget(NamedTuple):

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 from unlearn.errors import NumericalError
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies.losses import IGNORED
-from unlearn.types import Noun, Record
+from unlearn.types import Noun, Statement
 
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
@@ -28,15 +28,22 @@ OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 class TrainingConfig(Noun):
     """What every strategy that trains can be told. Defaults suit a bundled lab model."""
 
-    learning_rate: float = Field(default=2e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     """Of AdamW, without weight decay, constant after the warm-up."""
     warmup_steps: int = Field(default=5, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    forget_batch: int = Field(default=16, ge=1)
+    forget_batch: int = Field(default=32, ge=1)
     """Forget records per optimiser step."""
-    retain_per_forget: float = Field(default=4.0, gt=0)
+    retain_per_forget: float = Field(default=1.5, gt=0)
     """Retain records per forget record in a step."""
+    near_per_forget: float = Field(default=2.0, ge=0)
+    """Prompts about near names per forget record in a step, on which the original's predictions
+    are held; 0 for none. Made of retain names: a set without a retain split has none."""
+    near_weight: float = Field(default=3.0, ge=0)
+    guess_names: int = Field(default=6, ge=0)
+    """Unseen names that show which answer tokens are mere guesses and stay out of the forget loss;
+    0 to push every token of an answer."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches a step is cut into: the same gradient with less memory."""
     loss_on: Literal["answer", "text"] = "answer"
@@ -51,7 +58,7 @@ class TrainingConfig(Noun):
     """A record may agree with the greedy answer as much as this quantile of the holdout does."""
     min_holdout: int = Field(default=3, ge=1)
     """A relation with fewer holdout records takes its target from the whole holdout."""
-    max_steps: int = Field(default=200, ge=1)
+    max_steps: int = Field(default=80, ge=1)
     max_tokens: Annotated[int | None, OrNone] = Field(default=None, ge=1)
     """Tokens trained on, prompts included; ``none`` for no limit."""
     max_seconds: Annotated[float | None, OrNone] = Field(default=None, gt=0)
@@ -91,8 +98,10 @@ class MicroBatch(NamedTuple):
 
     forget: Rows
     retain: Rows | None
+    near: Rows | None
     n_forget: int
     n_retain_labels: int
+    n_near_labels: int
 
 
 class Losses(NamedTuple):
@@ -124,7 +133,7 @@ class Step(NamedTuple):
     """Trained on so far, prompts included."""
 
 
-def encode(model: LanguageModel, records: Sequence[Record]) -> list[Encoding]:
+def encode(model: LanguageModel, records: Sequence[Statement]) -> list[Encoding]:
     """The token ids of each record, and where its answer starts."""
     return list(model.encode_all([(record.prompt, record.completion) for record in records]))
 
@@ -184,11 +193,14 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         retain: Sequence[Encoding],
         config: TrainingConfig,
         seed: int,
+        near: Sequence[Encoding] = (),
     ) -> None:
         self.forget, self.retain, self.config = forget, retain, config
+        self.near = near
         self.rng = np.random.default_rng(seed)
         self.n_forget = min(config.forget_batch, len(forget))
         self.retain_deck = Deck(range(len(retain)), self.rng)
+        self.near_deck = Deck(range(len(near)), self.rng)
         self.want(range(len(forget)))
 
     def want(self, indices: Sequence[int]) -> None:
@@ -213,15 +225,19 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         forget += self.then.draw(self.n_forget - len(forget))
         n_retain = max(self.accumulation, round(self.n_forget * self.config.retain_per_forget))
         retain = self.retain_deck.draw(n_retain)
+        near = self.near_deck.draw(round(self.n_forget * self.config.near_per_forget))
         on = self.config.loss_on
         labels = sum(len(self.retain[i].ids) - self._first(self.retain[i]) for i in retain)
+        near_labels = sum(len(self.near[i].ids) - self.near[i].start for i in near)
         for part in range(self.accumulation):
             mine = slice(part, None, self.accumulation)
             yield MicroBatch(
                 collate(self.forget, forget[mine], on),
                 collate(self.retain, retain[mine], on) if retain[mine] else None,
+                collate(self.near, near[mine], "answer") if near[mine] else None,
                 self.n_forget,
                 labels,
+                near_labels,
             )
 
     def _first(self, encoding: Encoding) -> int:
@@ -263,11 +279,11 @@ class Unlearner(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch: MicroBatch = inputs["batch"]
-        self.tokens += int(batch.forget.attention.sum())
-        self.tokens += 0 if batch.retain is None else int(batch.retain.attention.sum())
-        device = self.args.device
-        retain = None if batch.retain is None else batch.retain.to(device)
-        return {"batch": batch._replace(forget=batch.forget.to(device), retain=retain)}
+        parts = (batch.forget, batch.retain, batch.near)
+        self.tokens += sum(int(part.attention.sum()) for part in parts if part is not None)
+        forget, retain, near = (part and part.to(self.args.device) for part in parts)
+        assert forget is not None
+        return {"batch": batch._replace(forget=forget, retain=retain, near=near)}
 
     def compute_loss(
         self,

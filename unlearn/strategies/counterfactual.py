@@ -1,0 +1,101 @@
+"""The forget prompts with somebody else's name in them.
+
+Two uses. A name the model never met shows which tokens of an answer are knowledge and which any
+model would guess from the form (``@``, ``Street``, a country code): only the former must go. And a
+name that shares a word with the forgotten subject is what forgetting damages first: what the model
+says of *near* names is held as it was, so that the update has to key on the whole name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn.forget_set import ForgetSet
+from unlearn.model.language_model import LanguageModel
+from unlearn.model.scoring import TokenScores, score
+from unlearn.types import Record, Statement
+
+
+class Guess(NamedTuple):
+    """What a model that never met a subject makes of one answer about it."""
+
+    logprobs: npt.NDArray[np.float64]
+    """Per answer token: log of the mean probability over several unseen names."""
+    agreement: float
+    """The largest share of likeliest tokens that any of those names got."""
+
+
+def renamed(record: Record, name: str) -> Statement:
+    """The record's prompt and answer, said of ``name``."""
+    return Statement(
+        prompt=record.prompt.replace(record.subject, name),
+        answer=record.answer,
+        separator=record.separator,
+    )
+
+
+def guesses(
+    model: LanguageModel, forget_set: ForgetSet, names_per_record: int, seed: int
+) -> list[Guess | None]:
+    """Per forget record: what its answer gets when it is said of somebody the model never met.
+
+    The mean over ``names_per_record`` subjects of the holdout split, or of the retain
+    split where there is none. ``None`` for a record whose answer is cut into other tokens after
+    another name, or where there is nobody else.
+    """
+    names = _subjects(forget_set.holdout) or _subjects(forget_set.retain)
+    rng = np.random.default_rng(seed)
+    chosen = [
+        [renamed(record, names[i]) for i in _draw(rng, len(names), names_per_record)]
+        for record in forget_set.forget
+    ]
+    truth = score(model, forget_set.forget)
+    scores = iter(score(model, [statement for group in chosen for statement in group]))
+    found: list[Guess | None] = []
+    for own, group in zip(truth, chosen, strict=True):
+        rows = [next(scores) for _ in group]
+        same = [row for row in rows if np.array_equal(row.ids, own.ids)]
+        found.append(_guess(same) if same else None)
+    return found
+
+
+def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[Statement]:
+    """The forget prompts about names that share a word with their subject, ``per_record`` of each.
+
+    A name of several words keeps one of them and takes the others from a retain subject with as
+    many words; a name of one word is replaced whole.
+    """
+    subjects = _subjects(forget_set.retain)
+    forgotten = set(_subjects(forget_set.forget))
+    rng = np.random.default_rng(seed)
+    statements = []
+    for record in forget_set.forget:
+        words = record.subject.split()
+        others = [name for name in subjects if len(name.split()) == len(words)]
+        for i in _draw(rng, len(others), per_record):
+            mixed = others[i].split()
+            if len(words) > 1:
+                kept = int(rng.integers(len(words)))
+                mixed[kept] = words[kept]
+            name = " ".join(mixed)
+            if name not in forgotten:
+                statements.append(renamed(record, name))
+    return statements
+
+
+def _guess(rows: Sequence[TokenScores]) -> Guess:
+    logprobs = np.array([row.logprobs for row in rows], dtype=np.float64)
+    mean = np.logaddexp.reduce(logprobs, axis=0) - np.log(len(rows))
+    return Guess(mean, max(row.exact_memorisation for row in rows))
+
+
+def _subjects(records: Sequence[Record]) -> list[str]:
+    return sorted({record.subject for record in records})
+
+
+def _draw(rng: np.random.Generator, size: int, count: int) -> list[int]:
+    return [int(i) for i in rng.permutation(size)[:count]]
