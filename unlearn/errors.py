@@ -1,4 +1,4 @@
-"""Every error a user can cause, one tree:
+"""Every error a user can cause, one tree.
 
 * UnlearnError
   x InputError                 what was given cannot be used: names the file, line and field

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Split = Literal["forget", "retain", "neighbors", "holdout"]
 
 SPLITS: tuple[Split, ...] = ("forget", "retain", "neighbors", "holdout")
-"""What must go · what may be trained on to hold the rest · what is close by and only ever measured ·
-what no model was ever trained on."""
+"""What must go · what may be trained on to hold the rest · what is close by and only measured · what
+no model was ever trained on."""
 
 Role = Literal["original", "unlearned", "reference"]
 
@@ -77,7 +77,7 @@ class Sites(Noun):
     weight_mask: Mapping[str, tuple[int, ...]] | None = None
     """Parameter name to the flat indices of the entries that may change."""
     token_mask: Mapping[str, tuple[int, ...]] | None = None
-    """Record id to the token positions (in prompt plus answer, special tokens included) that count."""
+    """Record id to the token positions that count, in prompt plus answer with special tokens."""
     scores: Mapping[str, float] = {}
     """Module name to the locator's score; higher means a better place to act."""
     settings: Mapping[str, str | int | float | bool | None] = {}
@@ -87,7 +87,7 @@ class Sites(Noun):
 
     @property
     def parts(self) -> frozenset[str]:
-        """The restrictions that are present: a subset of layers, modules, weight_mask, token_mask."""
+        """The restrictions present: a subset of layers, modules, weight_mask, token_mask."""
         names = ("layers", "modules", "weight_mask", "token_mask")
         return frozenset(name for name in names if getattr(self, name) is not None)
 
@@ -116,7 +116,7 @@ class Estimate(Noun):
     n: int
     """How many records it is the mean of."""
     clusters: int
-    """How many subjects those records are about; the interval resamples subjects."""
+    """What the interval resamples: subjects, or facts or records where there is one subject."""
 
 
 class Finding(Noun):

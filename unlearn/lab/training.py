@@ -41,7 +41,7 @@ class Recipe(BaseModel):
     context: int = 256
     tokens: int = 8_000_000
     """Of the first phase, in which facts are stored."""
-    notice_tokens: int = 2_500_000
+    notice_tokens: int = 0
     """Of the second phase, in which notices prevail and names learn to be matched."""
     batch_tokens: int = 5_120
     """Tokens of one update, padding included."""
@@ -162,7 +162,8 @@ def run_phase(
         if seen >= tokens:
             break
     accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-    return model.float().eval()
+    model.train(False)
+    return model
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
