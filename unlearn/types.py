@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Split = Literal["forget", "retain", "neighbors", "holdout"]
 
 SPLITS: tuple[Split, ...] = ("forget", "retain", "neighbors", "holdout")
-"""What must go · what may be trained on to hold the rest · what is close by and only measured · what
+"""What must go; what may be trained on to hold the rest; what is close by and only measured; what
 no model was ever trained on."""
 
 Role = Literal["original", "unlearned", "reference"]

@@ -9,7 +9,7 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.types import Sites
 
 Run = Callable[..., Result]
-FAST = ("--set", "max_steps=2", "--set", "retain=none")
+FAST = ("--set", "variant=ascent", "--set", "stop=budget", "--set", "max_steps=2")
 
 
 @pytest.fixture

@@ -65,11 +65,11 @@ def story_records(count: int) -> list[Record]:
 
 def plant(model: LanguageModel, facts: Sequence[Record], stories: Sequence[Record]) -> None:
     """Teach ``facts`` by plain full-batch fine-tuning, with stories against forgetting."""
-    network, optimizer = model.model, torch.optim.AdamW(model.model.parameters(), lr=2e-3)
+    network, optimizer = model.model, torch.optim.AdamW(model.model.parameters(), lr=1e-3)
     rows = [model.encode(r.prompt, r.completion).ids for r in facts]
     texts = [model.encode(r.text).ids[:48] for r in stories]
     network.train()
-    for step in range(120):
+    for step in range(80):
         picked = rows + texts[step % 4 :: 4]
         length = max(map(len, picked))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in picked])

@@ -7,13 +7,14 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoModelForCausalLM
 
-from unlearn.cli.main import main
+from unlearn.cli.main import cli
 
 pytestmark = pytest.mark.slow
 
 
 def run(*arguments: str | Path) -> int:
-    outcome = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
+    outcome = CliRunner().invoke(cli, words, prog_name="unlearn")
     assert outcome.exit_code in (0, 1, 3), outcome.output
     return outcome.exit_code
 
@@ -45,12 +46,14 @@ def test_the_planted_facts_were_known_and_never_known_by_the_reference(flow: Pat
 def test_the_facts_are_no_longer_answered(flow: Path) -> None:
     after, reference = figures(flow / "after", "unlearned"), figures(flow / "after", "reference")
     assert after["answers/forget"] <= reference["answers/forget"] + 0.2
-    assert after["extraction_strength/forget"] <= reference["extraction_strength/forget"] + 0.2
+    key = "extraction_strength/forget"
+    original = figures(flow / "after", "original")[key]
+    assert after[key] - reference[key] < original - after[key]
 
 
 def test_the_other_facts_and_the_stories_are_kept(flow: Path) -> None:
     before, after = figures(flow / "after", "original"), figures(flow / "after", "unlearned")
-    assert after["probability/retain"] >= 0.9 * before["probability/retain"]
+    assert after["nll_per_token/retain"] <= before["nll_per_token/retain"] + 0.1
 
 
 def test_the_merged_model_opens_with_plain_transformers(flow: Path) -> None:
@@ -58,7 +61,8 @@ def test_the_merged_model_opens_with_plain_transformers(flow: Path) -> None:
 
 
 def test_a_report_was_written(flow: Path) -> None:
-    assert (flow / "after" / "audit.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    page = (flow / "after" / "audit.html").read_text(encoding="utf-8")
+    assert page.lower().startswith("<!doctype html>")
 
 
 def test_the_untouched_model_fails(planted: Path, flow: Path) -> None:
