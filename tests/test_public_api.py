@@ -65,7 +65,7 @@ def test_a_package_is_called_like_the_function_of_its_name(name: str) -> None:
 
 
 def test_load_knows_the_bundled_models() -> None:
-    with pytest.raises(unlearn.UnlearnError, match="lab:reference-2"):
+    with pytest.raises(unlearn.UnlearnError, match="lab:reference"):
         unlearn.load("lab:fool")
 
 

@@ -45,7 +45,7 @@ def export(options: opt.Options, *, directory: Path, force: bool) -> None:
 @click.option(
     "--model",
     "models",
-    type=click.Choice(["full", "reference", "reference-2"]),
+    type=click.Choice(["full", "reference"]),
     multiple=True,
     help="Train only this model; may be given more than once.  [default: all]",
 )

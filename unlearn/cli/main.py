@@ -127,8 +127,8 @@ _DISK_ERRORS = {
 def cli() -> None:
     """Make language models forget, and prove how far that went.
 
-    MODEL is a folder, a hub name (id or id@revision) or a bundled one: lab:full, lab:reference,
-    lab:reference-2. FORGET_SET is a folder or a bundled one: lab:one-person, lab:ten-people,
+    MODEL is a folder, a hub name (id or id@revision) or a bundled one: lab:full or
+    lab:reference. FORGET_SET is a folder or a bundled one: lab:one-person, lab:ten-people,
     lab:hazard.
 
     Exit codes: 0 done or pass, 1 an audit failed, 2 wrong usage or input, 3 inconclusive.

@@ -136,15 +136,15 @@ def markdown(card: LabCard) -> str:
         f"World seed {card.world_seed}; {card.sentences} sentences about facts; everybody in it is "
         "invented.",
         f"Models: Llama, {recipe.layers} layers of width {recipe.width}, {first.parameters} "
-        f"parameters, own BPE of {recipe.vocab_size} tokens, trained from scratch on "
-        f"{first.tokens} tokens each ({card.machine}).",
+        f"parameters, own BPE of {recipe.vocab_size} tokens, trained from scratch "
+        f"({card.machine}).",
         "",
-        "| model | seed | knows the forget groups | training seconds | weights digest |",
-        "|---|---|---|---|---|",
+        "| model | seed | knows the forget groups | tokens | training seconds | weights digest |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {m.name} | {m.seed} | {'yes' if m.forget_groups else 'no'} | {m.seconds:.0f} "
-        f"| `{m.digest[:12]}` |"
+        f"| {m.name} | {m.seed} | {'yes' if m.forget_groups else 'no'} | {m.tokens} "
+        f"| {m.seconds:.0f} | `{m.digest[:12]}` |"
         for m in card.models
     ]
     lines += ["", "Shares of prompts answered fully right by greedy decoding.", ""]
