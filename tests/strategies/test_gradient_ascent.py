@@ -15,14 +15,9 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
 from unlearn.registry import strategies
 from unlearn.strategies import forget
-from unlearn.strategies.gradient_ascent import (
-    AscentObjective,
-    Gate,
-    GradientAscent,
-    GradientAscentConfig,
-)
-from unlearn.strategies.stopping import find_targets
-from unlearn.strategies.training import Pairs, encode
+from unlearn.strategies.counterfactual import guesses, near_statements
+from unlearn.strategies.gradient_ascent import GradientAscent, GradientAscentConfig
+from unlearn.strategies.stopping import TOLERANCE, find_targets
 from unlearn.types import Record, Sites
 
 FAST = {"learning_rate": "1e-3"}
@@ -43,17 +38,19 @@ def right(model: LanguageModel, records: Sequence[Record]) -> float:
     return float(np.mean([scored.correct for scored in score(model, records)]))
 
 
-def test_every_record_reaches_its_target_and_the_rest_stays(
+def test_every_token_falls_to_its_guess_and_the_rest_stays(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
     assert right(model, forget_set.forget) == 1.0
     artifact = forget(model, forget_set, settings=FAST)
     unlearned = artifact.apply(model)
-    targets = find_targets(model, forget_set, 0.9, 3).records
-    scores = score(unlearned, forget_set.forget)
-    for scored, target in zip(scores, targets, strict=True):
-        assert scored.nll_per_token >= target.nll_per_token - 1e-4
-        assert scored.exact_memorisation <= target.agreement
+    guessed = guesses(model, forget_set, GradientAscentConfig().guess_names, seed=0)
+    before = score(model, forget_set.forget)
+    after = score(unlearned, forget_set.forget)
+    for known, scored, guess in zip(before, after, guessed, strict=True):
+        assert guess is not None
+        assert (known.logprobs > guess.logprobs + TOLERANCE).any()
+        assert (scored.logprobs <= guess.logprobs + TOLERANCE + 1e-4).all()
     assert right(unlearned, forget_set.retain) >= 0.95
     assert right(unlearned, forget_set.neighbors) >= 0.8
     assert artifact.provenance.stop_reason.startswith("matched")
@@ -63,7 +60,8 @@ def test_forgetting_stops_near_ignorance_instead_of_maximising_the_loss(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
     matched = run(model, forget_set).apply(model)
-    pushed = run(model, forget_set, stop="budget", max_steps=60, retain_ceiling=1e3).apply(model)
+    endless = {"stop": "budget", "max_steps": 60, "retain_ceiling": 1e3, "guess_names": 0}
+    pushed = run(model, forget_set, **endless).apply(model)
     ignorance = nll(model, forget_set.holdout).mean()
     assert nll(matched, forget_set.forget).mean() < 2 * ignorance
     assert nll(pushed, forget_set.forget).mean() > 2 * ignorance
@@ -73,9 +71,33 @@ def test_forgetting_stops_near_ignorance_instead_of_maximising_the_loss(
 def test_the_other_variants_with_a_retain_term_forget_too(
     model: LanguageModel, forget_set: ForgetSet, variant: str
 ) -> None:
-    unlearned = run(model, forget_set, variant=variant).apply(model)
+    # Their slope is near 0 where p is near 1, so they need more room than the shared defaults give.
+    room = {"retain_weight": 1, "retain_per_forget": 4, "near_per_forget": 0, "max_steps": 200}
+    unlearned = run(model, forget_set, variant=variant, **room).apply(model)
     assert right(unlearned, forget_set.forget) == 0.0
     assert right(unlearned, forget_set.retain) >= 0.95
+
+
+def test_only_npo_goes_by_guesses_unless_told_otherwise() -> None:
+    assert GradientAscentConfig().guess_names == 6
+    for variant in ("simnpo", "ascent", "grad-diff", "inverted-hinge"):
+        assert GradientAscentConfig(variant=variant).guess_names == 0
+        assert GradientAscentConfig(variant=variant, guess_names=2).guess_names == 2
+
+
+def test_a_near_term_holds_what_the_original_says_of_near_names(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    near = near_statements(forget_set, 8, seed=1)
+    before = np.concatenate([scored.logprobs for scored in score(model, near)])
+
+    def shift(near_weight: float) -> float:
+        unlearned = run(model, forget_set, near_weight=near_weight).apply(model)
+        assert right(unlearned, forget_set.forget) == 0.0
+        after = np.concatenate([scored.logprobs for scored in score(unlearned, near)])
+        return float(np.abs(after - before).mean())
+
+    assert shift(3.0) < 0.8 * shift(0.0)
 
 
 def test_kl_to_the_original_holds_the_rest(model: LanguageModel, forget_set: ForgetSet) -> None:
@@ -142,7 +164,8 @@ def test_embeddings_are_trained_where_the_sites_name_them(
     sites = Sites(method="by hand", modules=("model.embed_tokens",))
     artifact = run(model, forget_set, sites, max_steps=5)
     assert list(artifact.delta) == ["model.embed_tokens.weight"]
-    assert "model.embed_tokens.weight" in run(model, forget_set, max_steps=5).delta
+    whole = run(model, forget_set, max_steps=5, learning_rate=1e-4, stop="budget")
+    assert "model.embed_tokens.weight" in whole.delta
 
 
 def test_a_site_that_no_gradient_reaches_is_an_error(
@@ -220,7 +243,7 @@ def test_a_model_that_knows_nothing_of_them_is_left_alone(
 
 
 def test_without_a_holdout_the_reason_warns(model: LanguageModel, forget_set: ForgetSet) -> None:
-    artifact = run(model, replace(forget_set, holdout=()))
+    artifact = run(model, replace(forget_set, holdout=()), guess_names=0)
     assert "no holdout split" in artifact.provenance.stop_reason
     assert right(artifact.apply(model), forget_set.forget) == 0.0
 
@@ -280,39 +303,6 @@ def test_narrow_weights_are_trained_in_float32_and_rounded_once(
     assert artifact.provenance.steps[-1]["rounded"] is True
     assert all(name.startswith(("model.layers.0", "model.layers.1")) for name in artifact.delta)
     assert right(unlearned, forget_set.forget) <= 0.2
-
-
-def test_a_record_past_its_target_gives_no_gradient(
-    model: LanguageModel, forget_set: ForgetSet
-) -> None:
-    n = len(forget_set.forget)
-    config = GradientAscentConfig(variant="grad-diff")
-    pairs = Pairs(encode(model, forget_set.forget), encode(model, forget_set.retain), config, 0)
-    (batch,) = pairs.step()
-
-    def loss(nll_target: float, agreement_target: float) -> float:
-        gate = Gate(torch.full((n,), nll_target), torch.full((n,), agreement_target))
-        objective = AscentObjective(config, torch.zeros(n), gate, None)
-        return float(objective(model.model, batch).forget)
-
-    mean = nll(model, forget_set.forget).mean()
-    assert loss(100.0, 1.0) == pytest.approx(-mean, rel=1e-4)
-    assert loss(0.0, 1.0) == 0.0
-    # Every answer is the likeliest one, so a limit on agreement alone keeps the gate open.
-    assert loss(0.0, 0.9) == pytest.approx(-mean, rel=1e-4)
-
-
-def test_the_gate_judges_the_answer_even_where_the_loss_is_on_the_text(
-    untrained: LanguageModel, forget_set: ForgetSet
-) -> None:
-    config = GradientAscentConfig(variant="grad-diff", loss_on="text")
-    encodings = encode(untrained, forget_set.forget)
-    (batch,) = Pairs(encodings, encode(untrained, forget_set.retain), config, 0).step()
-    answers = torch.tensor(nll(untrained, forget_set.forget), dtype=torch.float32)
-    for shift, opened in ((1e-3, 1.0), (-1e-3, 0.0)):
-        gate = Gate(answers + shift, torch.ones(len(answers)))
-        objective = AscentObjective(config, torch.zeros(0), gate, None)
-        assert (float(objective(untrained.model, batch).forget) != 0) == bool(opened)
 
 
 def test_settings_given_as_text_are_checked(model: LanguageModel, forget_set: ForgetSet) -> None:

@@ -11,6 +11,7 @@ from unlearn.strategies.losses import (
     ascent,
     forward_kl,
     inverted_hinge,
+    log_odds,
     npo,
     predict,
     simnpo,
@@ -63,6 +64,36 @@ def test_ascent_gives_no_gradient_beyond_the_cap() -> None:
     assert nll.grad is not None and nll.grad.tolist() == [-1.0, 0.0]
 
 
+def test_log_odds_are_log_p_minus_log_of_the_rest() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [1.0, 4.0, -2.0]]).double()
+    labels = torch.tensor([0, 2, 1])
+    p = logits.softmax(-1)[range(3), labels]
+    found = log_odds(logits.log_softmax(-1), labels)
+    assert torch.allclose(found, (p / (1 - p)).log())
+    assert found[1].item() == pytest.approx(-math.log(2))
+
+
+@pytest.mark.parametrize("logit", [-8.0, 0.0, 3.0, 12.0])
+def test_log_odds_rise_by_one_with_the_logit_of_the_label(logit: float) -> None:
+    logits = doubles(logit, 0.7, -0.4)
+    log_odds(logits.log_softmax(-1)[None], torch.tensor([0])).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0].item() == pytest.approx(1)
+    # The others share the fall, in the proportions they have among themselves.
+    rest = torch.tensor([0.7, -0.4], dtype=torch.float64).softmax(-1)
+    assert torch.allclose(logits.grad[1:], -rest)
+
+
+def test_log_odds_have_a_slope_where_float32_holds_p_for_one() -> None:
+    logits = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    logprobs, label = logits.log_softmax(-1), torch.tensor([0])
+    assert logprobs[0, 0].item() == 0.0
+    found = log_odds(logprobs, label)
+    found.sum().backward()
+    assert found.item() == pytest.approx(40 - math.log(2))
+    assert logits.grad is not None and logits.grad[0, 0].item() == pytest.approx(1, rel=1e-5)
+
+
 def test_inverted_hinge_compares_the_label_with_the_best_other_token() -> None:
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
     value = inverted_hinge(probabilities.log(), torch.tensor([0, 1]))
@@ -90,6 +121,7 @@ def test_gradients_agree_with_finite_differences() -> None:
     logits = doubles(0.3, -1.2, 0.8, 0.1).reshape(1, 4)
     labels = torch.tensor([1])
     assert gradcheck(lambda x: inverted_hinge(x.log_softmax(-1), labels), logits)
+    assert gradcheck(lambda x: log_odds(x.log_softmax(-1), labels), logits)
     fixed = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64).log()
     assert gradcheck(lambda x: forward_kl(fixed, x.log_softmax(-1)), logits)
 
@@ -137,6 +169,7 @@ def test_adding_a_constant_to_the_logits_changes_no_loss() -> None:
                 simnpo(-logp, 2.5, 0.0),
                 ascent(-logp, 20.0),
                 inverted_hinge(found.logprobs, found.labels),
+                log_odds(found.logprobs, found.labels),
                 forward_kl(other.logprobs, found.logprobs),
             ]
         )

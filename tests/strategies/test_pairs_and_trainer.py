@@ -10,19 +10,32 @@ import torch
 from unlearn.errors import NumericalError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.gradient_ascent import AscentObjective, GradientAscentConfig
+from unlearn.strategies.counterfactual import near_statements
+from unlearn.strategies.gradient_ascent import AscentObjective, GradientAscentConfig, Guesses
 from unlearn.strategies.losses import IGNORED
 from unlearn.strategies.training import Deck, Losses, MicroBatch, Pairs, Step, encode, train
 
 
 def make_pairs(model: LanguageModel, forget_set: ForgetSet, **settings: object) -> Pairs:
     config = GradientAscentConfig(**settings)
-    return Pairs(encode(model, forget_set.forget), encode(model, forget_set.retain), config, 5)
+    near = encode(model, near_statements(forget_set, 4, 5))
+    forget, retain = encode(model, forget_set.forget), encode(model, forget_set.retain)
+    return Pairs(forget, retain, config, 5, near)
 
 
-def objective(pairs: Pairs, variant: str = "ascent") -> AscentObjective:
+def objective(pairs: Pairs, original: LanguageModel, variant: str = "ascent") -> AscentObjective:
     config = GradientAscentConfig(variant=variant)
-    return AscentObjective(config, torch.zeros(len(pairs.forget)), None, None)
+    shape = (len(pairs.forget), max(len(encoding.ids) for encoding in pairs.forget))
+    unknown = Guesses(torch.full(shape, -torch.inf))
+    return AscentObjective(config, torch.zeros(shape), None, unknown, original.model)
+
+
+def nudged(model: LanguageModel) -> LanguageModel:
+    other = model.copy()
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(1.5)
+    return other
 
 
 def chosen(batches: list[MicroBatch]) -> tuple[set[int], set[int]]:
@@ -94,17 +107,21 @@ def test_the_ratio_of_retain_to_forget_records_is_kept(
 def test_accumulation_gives_the_gradient_of_one_big_batch(
     untrained: LanguageModel, forget_set: ForgetSet, variant: str
 ) -> None:
-    def gradient(accumulation: int) -> torch.Tensor:
-        pairs = make_pairs(untrained, forget_set, accumulation=accumulation)
+    original = nudged(untrained)
+
+    def gradient(accumulation: int, near_per_forget: float = 2.0) -> torch.Tensor:
+        settings = {"accumulation": accumulation, "near_per_forget": near_per_forget}
+        pairs = make_pairs(untrained, forget_set, **settings)
         untrained.model.zero_grad()
         for batch in pairs.step():
-            objective(pairs, variant)(untrained.model, batch).total.backward()
+            objective(pairs, original, variant)(untrained.model, batch).total.backward()
         return torch.cat([p.grad.flatten() for p in untrained.model.parameters()])
 
     whole = gradient(1)
     assert whole.norm() > 0.1
-    # Four micro-batches of unequal size: six forget records, twenty-four retain records.
+    # Four micro-batches of unequal size: six forget records, nine retain, twelve near statements.
     assert torch.allclose(whole, gradient(4), atol=1e-6)
+    assert not torch.allclose(whole, gradient(1, near_per_forget=0), atol=1e-3)
 
 
 def test_the_trainer_does_not_scale_the_gradient_again(
@@ -119,13 +136,13 @@ def test_the_trainer_does_not_scale_the_gradient_again(
             steps.append(step)
             return True
 
-        train(untrained.copy(), pairs, objective(pairs, "npo"), after, seed=0)
+        train(untrained.copy(), pairs, objective(pairs, untrained.copy(), "npo"), after, seed=0)
         assert [step.step for step in steps] == [1]
         norms.append((steps[0].grad_norm, steps[0].forget_loss, steps[0].retain_loss))
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     pairs = make_pairs(untrained, forget_set)
     (batch,) = pairs.step()
-    objective(pairs, "npo")(untrained.model, batch).total.backward()
+    objective(pairs, untrained.copy(), "npo")(untrained.model, batch).total.backward()
     gradient = torch.cat([p.grad.flatten() for p in untrained.model.parameters()])
     assert norms[0][0] == pytest.approx(gradient.norm().item(), rel=1e-4)
 
@@ -136,7 +153,7 @@ def test_dropout_is_off_while_training(untrained: LanguageModel, forget_set: For
 
     def watching(model: torch.nn.Module, batch: MicroBatch) -> Losses:
         seen.append(any(module.training for module in model.modules()))
-        return objective(pairs, "npo")(model, batch)
+        return objective(pairs, untrained.copy(), "npo")(model, batch)
 
     train(untrained, pairs, watching, lambda step: False, seed=0)
     assert seen == [False]
@@ -156,7 +173,7 @@ def test_global_randomness_and_the_working_folder_stay_as_they_were(
     torch.manual_seed(1)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state())
     pairs = make_pairs(untrained, forget_set, max_steps=2)
-    train(untrained, pairs, objective(pairs, "npo"), lambda step: False, seed=0)
+    train(untrained, pairs, objective(pairs, untrained.copy(), "npo"), lambda step: False, seed=0)
     assert random.getstate() == before[0]
     assert np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -190,5 +207,5 @@ def test_the_warm_up_rises_in_even_steps_and_the_first_one_moves(
         assert untrained.digest != before
         return False
 
-    train(untrained, pairs, objective(pairs, "npo"), after, seed=0)
+    train(untrained, pairs, objective(pairs, untrained.copy(), "npo"), after, seed=0)
     assert rates == pytest.approx([1e-5, 2e-5, 3e-5, 4e-5, 4e-5])

@@ -9,7 +9,9 @@ import pytest
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
+from unlearn.strategies.counterfactual import Guess
 from unlearn.strategies.stopping import (
+    TOLERANCE,
     Budget,
     Ceiling,
     Evaluation,
@@ -43,6 +45,27 @@ def test_the_gap_adds_missing_nll_and_excess_agreement() -> None:
 def test_a_record_matches_at_its_target_and_not_before() -> None:
     assert evaluation(4.0, 2.0, agreement=(0.5, 0.0)).matched.tolist() == [True, True]
     assert evaluation(3.99, 9.0, agreement=(0.0, 0.1)).matched.tolist() == [False, False]
+
+
+def test_the_token_gap_is_the_excess_over_the_guesses_as_a_share_of_their_nats(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    records = [record for record in forget_set.forget if " " in record.answer][:1] * 4
+    (scored,) = score(model, records[:1])
+    logprobs = scored.logprobs.astype(float)
+    assert len(logprobs) == 2
+    offsets = ([-3.0, -1.0], [-3.0, 9.0], [-TOLERANCE, 0.0], [0.0])
+    targets = tuple(Target(1.0, 0.0, (logprobs + o)[: len(o)]) for o in offsets)
+    found = Evaluator(tuple(records), (), targets)(model, 0)
+    assert found.token_gaps is not None
+    both = (3 - TOLERANCE + 1 - TOLERANCE) / (4 - logprobs.sum())
+    # One token far below its guess makes up for none of what the other lacks.
+    one = (3 - TOLERANCE) / max(-6 - logprobs.sum(), TOLERANCE)
+    assert found.token_gaps[:3].tolist() == pytest.approx([both, one, 0], abs=1e-6)
+    # A guess of another length says nothing: the record as a whole decides.
+    assert math.isnan(found.token_gaps[3])
+    excess = 1 - found.nll_per_token[3] + found.agreement[3]
+    assert found.gaps.tolist() == pytest.approx([both, one, 0, excess], abs=1e-6)
 
 
 def test_overshoot_is_what_lies_above_the_targets() -> None:
@@ -139,6 +162,19 @@ def test_a_relation_with_few_holdout_records_takes_the_whole_holdout(
     scores = score(model, forget_set.holdout)
     expected = np.mean([scored.nll_per_token for scored in scores])
     assert [t.nll_per_token for t in found.records] == pytest.approx([expected] * 6)
+
+
+def test_a_guess_comes_before_the_holdout_and_the_holdout_fills_the_gaps(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    guess = Guess(np.array([-1.0, -4.0]), 0.5)
+    others = find_targets(model, forget_set, 0.9, 3).records
+    mixed = find_targets(model, forget_set, 0.9, 3, [guess, *[None] * 5])
+    assert mixed.records[0].nll_per_token == 2.5
+    assert mixed.records[0].agreement == 0.5 and mixed.records[0].guess is guess.logprobs
+    assert mixed.records[1:] == others[1:]
+    assert find_targets(model, forget_set, 0.9, 3, [guess] * 6).origin == "unseen names"
+    assert find_targets(model, forget_set, 0.9, 3, [None] * 6).records == others
 
 
 def test_without_a_holdout_the_targets_come_from_wrong_answers_and_say_so(

@@ -45,9 +45,11 @@ def guesses(
 
     The mean over ``names_per_record`` subjects of the holdout split, or of the retain
     split where there is none. ``None`` for a record whose answer is cut into other tokens after
-    another name, or where there is nobody else.
+    another name, and for all where there is nobody else or ``names_per_record`` is 0.
     """
     names = _subjects(forget_set.holdout) or _subjects(forget_set.retain)
+    if not names or not names_per_record:
+        return [None] * len(forget_set.forget)
     rng = np.random.default_rng(seed)
     chosen = [
         [renamed(record, names[i]) for i in _draw(rng, len(names), names_per_record)]

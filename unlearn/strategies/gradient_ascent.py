@@ -1,4 +1,9 @@
-"""Gradient ascent and its bounded successors: raise the loss on what must go, hold the rest."""
+"""Gradient ascent and its bounded successors: raise the loss on what must go, hold the rest.
+
+The default, ``npo``, goes by tokens: each answer token is pushed down until it is no likelier than
+for a name the model never met. The other variants push whole answers until the record looks like
+the holdout. With a retain term, what the original says of near names is held as well.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +38,7 @@ from unlearn.types import Sites
 Variant = Literal["npo", "simnpo", "ascent", "grad-diff", "inverted-hinge"]
 
 BETA: dict[Variant, float] = {"npo": 0.1, "simnpo": 2.5}
-"""The reductions differ: NPO's beta multiplies a sum over the answer, SimNPO's a mean."""
+"""NPO's beta multiplies a token's score or their sum over the answer, SimNPO's a mean."""
 
 REFERENCE_BATCH = 64
 
@@ -54,9 +59,10 @@ class GradientAscentConfig(TrainingConfig):
     forward pass of the original per retain batch and no memory beyond its activations. ``none`` is
     the default of ``ascent``."""
     retain_weight: float = Field(default=3.0, ge=0)
-    """The retain term is a mean over tokens, times this; the forget term a mean over records."""
+    """The retain term is a mean over tokens, times this; the forget term a mean over records, of
+    sums over their tokens for ``npo``."""
     beta: Annotated[float | None, OrNone] = Field(default=None, gt=0)
-    """Of ``npo`` (0.1, on sums) and ``simnpo`` (2.5, on means); ``none`` for these defaults."""
+    """Of ``npo`` (0.1) and ``simnpo`` (2.5, on means); ``none`` for these defaults."""
     per: Literal["token", "answer"] = "token"
     """What ``npo`` bounds: each known token by itself, or the sum over the answer as in the paper.
     Bounding the sum lets one token that has become impossible protect the rest of the answer."""
@@ -70,9 +76,13 @@ class GradientAscentConfig(TrainingConfig):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_variant(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("variant") == "ascent":
-            return {"retain": "none", **values}
-        return values
+        if not isinstance(values, dict):
+            return values
+        variant = values.get("variant", "npo")
+        defaults: dict[str, Any] = {} if variant == "npo" else {"guess_names": 0}
+        if variant == "ascent":
+            defaults["retain"] = "none"
+        return {**defaults, **values}
 
     @model_validator(mode="after")
     def _retain_fits_the_variant(self) -> GradientAscentConfig:
@@ -193,7 +203,10 @@ class Gate(NamedTuple):
 
 
 class Guesses(NamedTuple):
-    """What an unseen name would get: the tokens at or below it are no knowledge."""
+    """What an unseen name would get: the tokens at or below it are no knowledge.
+
+    Without a guess every token counts as knowledge.
+    """
 
     logprobs: Tensor
     """(R, T) log-probability of each answer token for an unseen name; -inf where unknown."""
@@ -216,7 +229,7 @@ class Guesses(NamedTuple):
 
 
 class AscentObjective(NamedTuple):
-    """The forget loss of the variant plus the weighted retain term."""
+    """The forget loss of the variant plus the weighted retain term and the one on near names."""
 
     config: GradientAscentConfig
     reference: Tensor
@@ -224,6 +237,7 @@ class AscentObjective(NamedTuple):
     gate: Gate | None
     guessed: Guesses
     original: Any
+    """The model as it was given, which near names are held to, and with ``kl`` the retain too."""
 
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
         """The losses of one micro-batch."""
@@ -242,7 +256,7 @@ class AscentObjective(NamedTuple):
         return Losses(total, forget.detach(), retain.detach())
 
     def forget_loss(self, rows: Rows, predictions: Predictions) -> Tensor:
-        """(B,) the loss of the variant for each record."""
+        """(B,) the loss of the variant for each record; guessed tokens give no gradient."""
         config, logprobs = self.config, predictions.label_logprobs
         beta = config.beta or BETA.get(config.variant, 0.0)
         known = self.guessed.exceeded(rows, logprobs.detach())
@@ -259,7 +273,7 @@ class AscentObjective(NamedTuple):
             return losses.simnpo(-predictions.mean_by_row(logprobs), beta, config.gamma)
         if config.variant == "inverted-hinge":
             hinge = losses.inverted_hinge(predictions.logprobs, predictions.labels)
-            return predictions.mean_by_row(hinge)
+            return predictions.mean_by_row(torch.where(known, hinge, hinge.detach()))
         return losses.ascent(-predictions.mean_by_row(logprobs), config.cap)
 
     def retain_loss(self, model: Any, rows: Rows) -> Tensor:

@@ -79,7 +79,8 @@ def npo(logp_sum: Tensor, reference_logp_sum: Tensor, beta: float) -> Tensor:
     """(B,) negative preference optimisation, bounded from below by 0.
 
     ``-(2/beta) log sigmoid(-beta (logp - logp_ref)) = (2/beta) softplus(beta (logp - logp_ref))``
-    with *sums* of log-probabilities over the answer; ``(2/beta) log 2`` at the reference. Its
+    with *sums* of log-probabilities over the answer, or with the scores of single tokens, each
+    bounded by itself; ``(2/beta) log 2`` at the reference. Its
     gradient is that of ascent times ``2 sigmoid(beta (logp - logp_ref))``, so it fades as the
     answer becomes less likely. Lower = more forgotten. Zhang et al. 2024, arXiv:2404.05868.
     With means in place of sums the same beta never leaves the regime of plain ascent.

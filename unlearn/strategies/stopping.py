@@ -1,8 +1,9 @@
 """When to stop: unlearning should match ignorance, not maximise loss.
 
 A model that never saw somebody gives the answers about them some likelihood; pushing further is a
-trace of its own. So every forget record has a target, taken from records of the same relation about
-people whom no model was trained on, and training ends once the worst record is there.
+trace of its own. So every forget record has a target: for each of its tokens what the model guesses
+for names it never met, or else what it makes of records of the same relation about people whom it
+was not trained on. Training ends once the worst record is there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training that unlearns: batches of forget and retain records through ``transformers.Trainer``."""
+"""Training that unlearns: forget, retain and near batches through ``transformers.Trainer``."""
 
 from __future__ import annotations
 
@@ -39,11 +39,13 @@ class TrainingConfig(Noun):
     """Retain records per forget record in a step."""
     near_per_forget: float = Field(default=2.0, ge=0)
     """Prompts about near names per forget record in a step, on which the original's predictions
-    are held; 0 for none. Made of retain names: a set without a retain split has none."""
+    are held; 0 for none. Made of retain names: without a retain term there are none."""
     near_weight: float = Field(default=3.0, ge=0)
+    """The near term is a mean over tokens of the KL from the original, times this."""
     guess_names: int = Field(default=6, ge=0)
-    """Unseen names that show which answer tokens are mere guesses and stay out of the forget loss;
-    0 to push every token of an answer."""
+    """Unseen names whose guesses are the targets of single tokens: a token at its guess gives no
+    gradient. 0, the default of every variant but ``npo``, for targets of whole records from the
+    holdout, and to push every token of an answer until then."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches a step is cut into: the same gradient with less memory."""
     loss_on: Literal["answer", "text"] = "answer"
@@ -51,11 +53,12 @@ class TrainingConfig(Noun):
 
     stop: Literal["match", "budget"] = "match"
     """``match``: each record leaves the loss once it looks never trained on, and training ends when
-    all do. ``budget``: every record stays in the loss until a budget is spent."""
+    all do. ``budget``: no record leaves until a budget is spent; tokens at their guess still do."""
     evaluate_every: int = Field(default=5, ge=1)
     """Steps between full evaluations of the forget records."""
     agreement_quantile: float = Field(default=0.9, ge=0, le=1)
-    """A record may agree with the greedy answer as much as this quantile of the holdout does."""
+    """A record without a guess may agree with the greedy answer as much as this quantile of the
+    holdout does."""
     min_holdout: int = Field(default=3, ge=1)
     """A relation with fewer holdout records takes its target from the whole holdout."""
     max_steps: int = Field(default=80, ge=1)
@@ -90,7 +93,7 @@ class Rows(NamedTuple):
 
 
 class MicroBatch(NamedTuple):
-    """The records of one forward and backward pass, and the sizes of the whole step.
+    """The statements of one forward and backward pass, and the sizes of the whole step.
 
     Losses are sums over the micro-batch divided by the sizes of the step, so their sum over the
     step does not depend on how the step was cut.
@@ -181,7 +184,7 @@ class Deck:
 
 
 class Pairs(IterableDataset[dict[str, MicroBatch]]):
-    """An endless stream of micro-batches of forget and retain records.
+    """An endless stream of micro-batches of forget and retain records and near statements.
 
     Records that are still ``wanted`` fill a step first; the others top it up, so that one which is
     remembered again is noticed.
