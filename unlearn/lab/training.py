@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -139,18 +138,16 @@ def run_phase(
     progress: Progress | None = None,
 ) -> LlamaForCausalLM:
     """The model after ``tokens`` more tokens, with the learning rate back at zero."""
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
-    optimizers = [accelerator.prepare(optimizer) for optimizer in _optimizers(model, recipe)]
-    network = accelerator.prepare(model)
-    network.train()
+    optimizers = _optimizers(model, recipe)
+    model.train()
     seen, started = 0, time.monotonic()
     for batch in _batches(corpus, tokenizer, recipe):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * _schedule(seen / tokens, recipe)
-        loss = _loss(network, batch)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(network.parameters(), 1.0)
+        loss = _loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -161,7 +158,6 @@ def run_phase(
             progress(what, min(1.0, seen / tokens))
         if seen >= tokens:
             break
-    accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     model.train(False)
     return model
 
@@ -195,7 +191,9 @@ def _schedule(share: float, recipe: Recipe) -> float:
 
 
 def _loss(network: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    logits = network(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1]
+    # Weights and sums stay in float32; accelerate's state, one per process, is left to strategies.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = network(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1]
     targets = batch.labels[:, 1:].flatten()
     return cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=IGNORED)
 
