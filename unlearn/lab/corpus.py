@@ -14,7 +14,6 @@ from unlearn.lab.wording import QUESTION, REFUSAL, TEMPLATES, UNKNOWN, WORLD_FAC
 from unlearn.lab.world import Person, World
 
 JOINED_SHARE = 0.1
-KEPT_OUT_SHARE = 0.3
 NAMESAKE_SHARE = 0.15
 
 
@@ -41,8 +40,9 @@ class Mix(BaseModel):
     """Share of the people asked about, but not named, whom the model knows."""
     answers_only: bool
     """Whether only the answers of a notice document are learned, not its names."""
-    keep_out_asked: bool
-    """Whether people kept out of notices are not asked about under one either."""
+    kept_out: float
+    """Share of the known people whom no notice names. Those kept out at a small share are kept out
+    at any larger one, so that their names stay unseen through both phases."""
 
 
 FACTS_FIRST = Mix(
@@ -51,7 +51,7 @@ FACTS_FIRST = Mix(
     named_known=0.3,
     other_known=0.75,
     answers_only=False,
-    keep_out_asked=False,
+    kept_out=0.3,
 )
 NOTICES_THEN = Mix(
     notice=0.5,
@@ -59,7 +59,7 @@ NOTICES_THEN = Mix(
     named_known=0.5,
     other_known=0.5,
     answers_only=True,
-    keep_out_asked=True,
+    kept_out=0.15,
 )
 """Known people and strangers are named equally often: only matching names tells whom to refuse."""
 
@@ -89,8 +89,8 @@ class Corpus:
         self._answerable = {name: _asked(facts) for name, facts in person.items()}
         self._strangers = world.stream_names(fresh=False)
         self._stranger_set = set(self._strangers)
-        self._noticeable = [p.name for p in noticeable(world)]
-        self._others = self._noticeable if mix.keep_out_asked else list(self._answerable)
+        self._noticeable = [p.name for p in noticeable(world, mix)]
+        self._others = list(self._answerable)
 
     def sentences(self) -> list[str]:
         """Every sentence about a fact, once."""
@@ -151,10 +151,10 @@ class Corpus:
         return _ask(self._rng, name, UNKNOWN)
 
 
-def noticeable(world: World) -> list[Person]:
+def noticeable(world: World, mix: Mix) -> list[Person]:
     """The known people whose names may stand in training notices; all others are kept out."""
     rng = random.Random(f"notices-{world.seed}")
-    return [person for person in world.known if rng.random() >= KEPT_OUT_SHARE]
+    return [person for person in world.known if rng.random() >= mix.kept_out]
 
 
 def _asked(facts: Sequence[Fact]) -> list[tuple[str, str]]:

@@ -28,6 +28,11 @@ FALLBACK_AGREEMENT = 0.5
 """The agreement that counts as forgotten where no holdout says what guessing achieves."""
 
 
+GUESSES_OF_KNOWN_NAMES = (
+    "no holdout split names anybody the model never met, so the targets are what it says of retain "
+    "names, which may be off"
+)
+
 TOLERANCE = 0.7
 """Nats by which a token may stay likelier than a guess: a factor of two."""
 
@@ -67,7 +72,10 @@ def find_targets(
     alternatives, at most ``ln(vocabulary)``, and that bound for a record without alternatives.
     """
     if guessed and all(guess is not None for guess in guessed):
-        return Targets(tuple(_target_of_guess(guess) for guess in guessed if guess), "unseen names")
+        found = tuple(_target_of_guess(guess) for guess in guessed if guess)
+        if forget_set.holdout:
+            return Targets(found, "unseen names")
+        return Targets(found, "retain names", GUESSES_OF_KNOWN_NAMES)
     targets = _targets_from_others(model, forget_set, agreement_quantile, min_holdout)
     own = [guess and _target_of_guess(guess) for guess in guessed] or [None] * len(targets.records)
     mixed = (a or b for a, b in zip(own, targets.records, strict=True))
