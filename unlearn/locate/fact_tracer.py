@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,8 +15,8 @@ from unlearn.locate.trace import (
     FactTrace,
     Grid,
     Kind,
-    Score,
     Part,
+    Score,
     Skipped,
     window,
 )

@@ -56,16 +56,16 @@ def draw_trace(trace: Trace, path: Path) -> None:
     kinds = list(found.by_role)
     # Fixed ids, words as words, and no date: the same trace gives the same file.
     with rc_context({"svg.hashsalt": "unlearn", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(4 * len(kinds), 6), layout="constrained")
-        axes: Any = figure.subplots(2, len(kinds), squeeze=False)
+        figure = Figure(figsize=(3.2 * len(kinds) + 1.8, 6.4), layout="constrained")
+        axes: Any = figure.subplots(2, len(kinds), squeeze=False, sharey="row", sharex=True)
         for column, kind in enumerate(kinds):
             _heat_map(figure, axes[0][column], found, kind, trace)
             _curves(axes[1][column], found, kind)
         _severed(axes[1][0], found)
-        for axis in axes[1]:
-            axis.set_xlabel("layer")
-            axis.legend(fontsize=6, frameon=False)
-        axes[1][0].set_ylabel(f"effect on the {SCORES[trace.score]}")
+        axes[1][0].set_ylabel("effect, with its 95 % interval")
+        _bound(axes[1][0], found)
+        lines, names = axes[1][0].get_legend_handles_labels()
+        figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(_title(trace, found))
         creator = f"unlearn {__version__}"
         svg = path.suffix.lower() == ".svg"
@@ -75,7 +75,8 @@ def draw_trace(trace: Trace, path: Path) -> None:
 
 def _title(trace: Trace, found: Averages) -> str:
     how = "another subject's tokens" if trace.corruption == "replace" else "noise on the subject"
-    return f"Average indirect effects, n = {found.total.n} facts, corrupted by {how}"
+    score = SCORES[trace.score]
+    return f"Average indirect effect on the {score}, {found.total.n} facts, corrupted by {how}"
 
 
 def _heat_map(figure: Figure, axis: Any, found: Averages, kind: Kind, trace: Trace) -> None:
@@ -87,8 +88,7 @@ def _heat_map(figure: Figure, axis: Any, found: Averages, kind: Kind, trace: Tra
     axis.set_yticks(range(len(roles)), [ROLE_WORDS[role] for role in roles])
     width = max(last - first + 1 for first, last in trace.windows[kind])
     axis.set_title(TITLES[kind] if kind == "hidden" else f"{TITLES[kind]}, windows of {width}")
-    axis.set_xlabel("layer")
-    figure.colorbar(image, ax=axis, label="effect (below 0 drawn as 0)")
+    figure.colorbar(image, ax=axis, location="bottom", label="effect (below 0 drawn as 0)")
 
 
 def _curves(axis: Any, found: Averages, kind: Kind) -> None:
@@ -100,7 +100,8 @@ def _curves(axis: Any, found: Averages, kind: Kind) -> None:
         if curve.clusters > 1:
             axis.fill_between(layers, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
     axis.axhline(0, color="#888888", linewidth=0.5)
-    axis.set_title(f"{TITLES[kind]}, 95 % intervals")
+    axis.set_xlabel("layer")
+    axis.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _severed(axis: Any, found: Averages) -> None:
@@ -109,3 +110,12 @@ def _severed(axis: Any, found: Averages) -> None:
         curve = curves[role]
         words = f"{ROLE_WORDS[role]}, without later {TITLES[part]}"
         axis.plot(range(len(curve.mean)), curve.mean, style, color="#444444", label=words)
+
+
+def _bound(axis: Any, found: Averages) -> None:
+    """Keeps the means in sight where an interval over two or three subjects is very wide."""
+    means = [curve.mean for curves in found.by_role.values() for curve in curves.values()]
+    low, high = min(0.0, float(np.min(means))), max(0.0, float(np.max(means)))
+    room = 0.4 * (high - low) or 1.0
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(max(bottom, low - room), min(top, high + room))

@@ -79,8 +79,8 @@ def _coverage(trace: Trace, found: Averages) -> Iterator[str]:
 def _corruption(trace: Trace, found: Averages) -> str:
     how = "another subject's tokens" if trace.corruption == "replace" else "noise on the subject"
     return (
-        f"With {how} the {SCORES[trace.score]} goes from {number(found.clean.mean[0])} to "
-        f"{number(found.corrupted.mean[0])}: a total effect of {_figure(found.total, 0)}."
+        f"With {how} the {SCORES[trace.score]} goes from {found.clean.mean[0]:.3g} to "
+        f"{found.corrupted.mean[0]:.3g}: a total effect of {_figure(found.total, 0)}."
     )
 
 
@@ -124,10 +124,10 @@ def _severed(found: Averages) -> Iterator[str]:
     role = found.decisive
     whole = found.by_role["hidden"][role]
     for part, curves in found.severed.items():
-        at = int((whole.mean - curves[role].mean).argmax())
         yield (
             f"Without later {KINDS[part]} at {ROLES[role]}, the effect of its state after layer "
-            f"{at} is {_figure(curves[role], at)} instead of {number(whole.mean[at])}."
+            f"{whole.peak} is {_figure(curves[role], whole.peak)} instead of "
+            f"{number(whole.mean[whole.peak])}."
         )
 
 
