@@ -107,7 +107,7 @@ class FactTracer:
                 return Skipped(id=fact.record.id, reason="no-replacement")
             corrupted = replaced
         pair, readout = self._scored(fact, corrupted)
-        cells = self._cells(fact, corrupted.pair.first)
+        cells = self._cells(fact)
         traced = self.tracer.trace(pair, list(cells.values()), readout)
         effects = {
             key: score - traced.corrupted for key, score in zip(cells, traced.cells, strict=True)
@@ -128,10 +128,10 @@ class FactTracer:
             severed={part: self._grid(fact, f"without {part}", effects) for part in self._parts},
         )
 
-    def _cells(self, fact: Fact, first: int) -> Mapping[_Key, Cell]:
-        """Every cell that can have an effect; before the first corrupted token none has."""
+    def _cells(self, fact: Fact) -> Mapping[_Key, Cell]:
+        """Every cell of the prompt, those that cannot have an effect included."""
         cells: dict[_Key, Cell] = {}
-        for token in range(first, len(fact.prompt_ids)):
+        for token in range(len(fact.prompt_ids)):
             for layer in range(self.n_layers):
                 cells["hidden", token, layer] = Cell.hidden(token, layer)
                 for part in self._parts:
@@ -143,7 +143,7 @@ class FactTracer:
 
     def _grid(self, fact: Fact, kind: str, effects: Mapping[_Key, float]) -> Grid:
         layers, tokens = range(self.n_layers), range(len(fact.prompt_ids))
-        return tuple(tuple(effects.get((kind, t, layer), 0.0) for layer in layers) for t in tokens)
+        return tuple(tuple(effects[kind, t, layer] for layer in layers) for t in tokens)
 
     def _scored(self, fact: Fact, corrupted: Corrupted) -> tuple[Pair, Readout]:
         """What is run and how it is scored; a whole answer is scored with its tokens behind."""

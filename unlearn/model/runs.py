@@ -36,6 +36,11 @@ class Run:
     templates: dict[int, Any] = field(default_factory=dict)
     """Block index to the form of its output, the stream left out."""
 
+    def rows(self, n_rows: int) -> Run:
+        """The first rows of the run."""
+        stream = {layer: tensor[:n_rows] for layer, tensor in self.stream.items()}
+        return Run(stream, {key: part[:n_rows] for key, part in self.parts.items()}, self.templates)
+
 
 def part_name(anatomy: Anatomy, part: Part, layer: int) -> str | None:
     """The module whose output is what the part adds; None where the block has no such part."""

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from unlearn.model.anatomy import Anatomy
 from unlearn.model.corruption import Pair, embedding_noise
 from unlearn.model.forward import accepts
-from unlearn.model.restart import Call, Segment, final_stream, recorded_calls
+from unlearn.model.restart import Call, Segment, final_stream, recorded_calls, split_call, stubbed
 from unlearn.model.runs import Edit, Part, Run, edited
 
 
@@ -89,10 +89,12 @@ class Decoder:
         return device
 
     def forward(self, ids: Tensor, **options: Any) -> Any:
-        """What the model puts out; only the last position's logits are certain to be in it."""
+        """What the model puts out, without the unembedding: no logits are in it."""
         if accepts(self.model, "logits_to_keep"):
             options["logits_to_keep"] = 1
-        return self.model(input_ids=ids, **{**self.without_cache, **options})
+        head = self.model.get_submodule(self.anatomy.unembedding)
+        with stubbed([head], lambda index, args, kwargs: split_call(args, kwargs)[0]):
+            return self.model(input_ids=ids, **{**self.without_cache, **options})
 
     @property
     def without_cache(self) -> dict[str, Any]:
@@ -115,7 +117,22 @@ class Sweeper:
         self.clean = clean
         self.corrupted = corrupted
         self.readout = readout
+        self._first = pair.first
         self._templates = [corrupted.templates[layer] for layer in range(decoder.n_layers)]
+
+    def rows(self, n_rows: int) -> Sweeper:
+        """The same prompt with at most so many of its corrupted rows."""
+        pair = next(self.pair.pieces(n_rows))
+        corrupted = self.corrupted.rows(n_rows)
+        return Sweeper(self.decoder, pair, self.clean, corrupted, self.readout)
+
+    def can_act(self, cell: Cell) -> bool:
+        """Whether the cell can differ from the corrupted run where logits are read.
+
+        Not before the first corrupted token, and not behind the last block at an unread token.
+        """
+        reaches = cell.entry < self.decoder.n_layers or cell.token in self.readout.positions
+        return reaches and cell.token >= self._first
 
     def logits(
         self, cells: Sequence[Cell], max_rows: int, reuse_prefix: bool
