@@ -35,9 +35,6 @@ def locate(
         ConfigError: a setting is unknown or out of range, or does not fit the model.
         UnsupportedError: the method cannot work with this model or forget set.
     """
-    from unlearn.locate.sites import build_config
-
-    chosen = locators.get(method)
-    config = build_config(chosen.Config, settings or {}, f"locator {method!r}")
-    sites: Sites = chosen(config).locate(model, forget_set, seed=seed, progress=progress)
+    locator = locators.create(method, settings or {})
+    sites: Sites = locator.locate(model, forget_set, seed=seed, progress=progress)
     return sites
