@@ -54,12 +54,12 @@ FACTS_FIRST = Mix(
     kept_out=0.3,
 )
 NOTICES_THEN = Mix(
-    notice=0.5,
+    notice=0.45,
     unknown=0.08,
     named_known=0.5,
     other_known=0.5,
     answers_only=True,
-    kept_out=0.15,
+    kept_out=0.1,
 )
 """Known people and strangers are named equally often: only matching names tells whom to refuse."""
 
