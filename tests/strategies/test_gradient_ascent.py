@@ -219,7 +219,7 @@ def test_budgets_end_training(
 
 
 def test_the_seed_decides_the_result(model: LanguageModel, forget_set: ForgetSet) -> None:
-    # A run this short may be above the ceiling, and would go back to the original whatever the seed.
+    # A run this short may end above the ceiling, and would go back to the original.
     settings = {**FAST, "max_steps": "4", "stop": "budget", "retain_ceiling": "1000"}
     first, again, other = (
         forget(model, forget_set, settings=settings, seed=seed).provenance.result_digest
