@@ -58,7 +58,7 @@ class GradientAscentConfig(TrainingConfig):
     """``nll``: of the retain answers. ``kl``: to the original's predictions, which costs one more
     forward pass of the original per retain batch and no memory beyond its activations. ``none`` is
     the default of ``ascent``."""
-    retain_weight: float = Field(default=3.0, ge=0)
+    retain_weight: float = Field(default=10.0, ge=0)
     """The retain term is a mean over tokens, times this; the forget term a mean over records, of
     sums over their tokens for ``npo``."""
     beta: Annotated[float | None, OrNone] = Field(default=None, gt=0)

@@ -29,7 +29,7 @@ from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
 
-NEAR_PER_RECORD = 8
+NEAR_PER_RECORD = 24
 """Near names made up for each forget record."""
 
 
@@ -86,7 +86,7 @@ def unlearn_by_training(
     near = encode(model, near_statements(forget_set, n_near, seed))
     pairs = Pairs(encode(model, forget_set.forget), retain, config, seed, near)
     evaluator = _evaluator(forget_set, found.records, config, seed)
-    rule = _stop_rule(config, use_retain)
+    rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
     with run.scope.applied(work.model):
         run.begin()
@@ -159,10 +159,10 @@ def _evaluator(
     return Evaluator(forget_set.forget, sample, targets)
 
 
-def _stop_rule(config: TrainingConfig, use_retain: bool) -> StopRule:
+def _stop_rule(config: TrainingConfig, n_forget: int, use_retain: bool) -> StopRule:
     return StopRule(
         config.stop == "match",
-        Budget(config.max_steps, config.max_tokens, config.max_seconds),
+        Budget(config.steps(n_forget), config.max_tokens, config.max_seconds),
         Ceiling(config.retain_ceiling, config.retain_floor, config.ceiling_patience),
         use_retain,
     )
