@@ -103,7 +103,7 @@ def test_a_name_of_one_word_is_replaced_by_any_word_of_a_retain_name(
 def test_names_made_of_two_forgotten_ones_are_near_too(forget_set: ForgetSet) -> None:
     record = forget_set.forget[0]
     pair = tuple(
-        record.model_copy(update={"subject": name, "prompt": f"{name} was born in"})
+        record.model_copy(update={"id": name, "subject": name, "prompt": f"{name} was born in"})
         for name in ("Xara Yule", "Zeno Wold")
     )
     prompts = [s.prompt for s in near_statements(replace(forget_set, forget=pair), 8, seed=0)]
