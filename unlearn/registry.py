@@ -7,23 +7,11 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from unlearn.errors import ConfigError, UnknownNameError
-
-
-class Plugin(Protocol):
-    """What every registered class says of itself."""
-
-    name: str
-    summary: str
-    """One line for ``unlearn list``."""
-    honours: frozenset[str]
-    """Strategies: the parts of ``Sites`` they obey. Locators: the parts they fill. Probes: the
-    access they need."""
-
 
 P = TypeVar("P", bound=type[Any])
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -37,6 +25,10 @@ class Registry(Generic[P]):
 
         @strategies.register("gradient-ascent")
         class GradientAscent: ...
+
+    Every class has a ``summary``, one line for ``unlearn list``, and says what it ``honours``:
+    a strategy the parts of ``Sites`` it obeys, a locator those it fills, a probe the access it
+    needs. Strategies and locators have a ``Config`` too.
     """
 
     def __init__(self, kind: str, package: str, group: str) -> None:

@@ -89,7 +89,7 @@ def unlearn_by_training(
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
     with run.scope.applied(work.model):
-        run.begin()
+        run.begin(found.origin)
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
             objective = make_objective(Ingredients(model, work, pairs, gate, guessed))
@@ -116,10 +116,10 @@ class Run:
     tokens: int = 0
     kept: dict[str, Tensor] = field(default_factory=dict)
 
-    def begin(self) -> None:
+    def begin(self, targets: str) -> None:
         """Evaluate the original; ``stop_reason`` is set if nothing is left to forget."""
         self.kept = self.scope.snapshot()
-        self.log.append({"step": 0, **self._evaluate(0).summary()})
+        self.log.append({"step": 0, "targets": targets, **self._evaluate(0).summary()})
 
     def after_step(self, step: Step) -> bool:
         """Log the step, evaluate if it is time to, and say whether to stop."""
