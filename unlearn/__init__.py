@@ -112,7 +112,12 @@ class _CallablePackage(ModuleType):
     """A package that is called like the function of its own name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function, which ``inspect.signature`` and editors ask for."""
+        return getattr(self, self.__name__.rpartition(".")[2])
 
 
 class _Package(ModuleType):
