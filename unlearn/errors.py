@@ -13,7 +13,8 @@
   x NumericalError             a NaN or an infinity where a number was needed
 
 A message says what was wrong (with the value), where, and what to do next. The command line prints
-it as one line and exits with 2; anything that is not an ``UnlearnError`` is a bug and traces.
+it as one line and exits with 2; anything that is not an ``UnlearnError`` is a bug: it traces, and
+the exit code is 70.
 """
 
 
