@@ -22,8 +22,8 @@ from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies.losses import IGNORED
 from unlearn.types import Noun, Statement
 
-DRAWS_PER_RECORD, MIN_STEPS = 20, 80
-"""How long a run may take at most, unless told: 320 records of the lab take about 15 draws each."""
+DRAWS_PER_RECORD, MIN_STEPS = 40, 80
+"""How long a run may take at most, unless told: records of the lab take 10 to 40 draws each."""
 
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
@@ -66,7 +66,7 @@ class TrainingConfig(Noun):
     min_holdout: int = Field(default=3, ge=1)
     """A relation with fewer holdout records takes its target from the whole holdout."""
     max_steps: Annotated[int | None, OrNone] = Field(default=None, ge=1)
-    """``none``: as many as draw every forget record 20 times, but no fewer than 80."""
+    """``none``: as many as draw every forget record 40 times, but no fewer than 80."""
     max_tokens: Annotated[int | None, OrNone] = Field(default=None, ge=1)
     """Tokens trained on, prompts included; ``none`` for no limit."""
     max_seconds: Annotated[float | None, OrNone] = Field(default=None, gt=0)
