@@ -260,8 +260,9 @@ def first_problem(error: ValidationError, noun: type[Noun]) -> Problem:
     detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
     location, kind = detail["loc"], detail["type"]
     if not location:
-        what = detail["msg"] if kind == "json_invalid" else "must be a JSON object"
-        return Problem("", f"{what[:1].lower()}{what[1:]}")
+        if kind == "json_invalid":
+            return Problem("", detail["msg"].replace("Invalid JSON", "not valid JSON"))
+        return Problem("", "must be a JSON object")
     field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
     if kind != "extra_forbidden":
         return Problem(field, _KINDS.get(kind, detail["msg"]))

@@ -10,7 +10,7 @@ import click
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
-from unlearn.cli.inputs import read_forget_set, read_model, read_sites
+from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 from unlearn.errors import InputError
 from unlearn.types import Sites
 
@@ -55,14 +55,15 @@ def locate(
         records = read_forget_set(forget_set)
         from unlearn.locate import locate as find
 
-        sites = find(
-            read_model(model, options),
-            records,
-            method=method,
-            settings=settings,
-            seed=options.seed,
-            progress=progress,
-        )
+        with naming(records):
+            sites = find(
+                read_model(model, options),
+                records,
+                method=method,
+                settings=settings,
+                seed=options.seed,
+                progress=progress,
+            )
         made.write_text(sites.model_dump_json(indent=1) + "\n", encoding="utf-8")
     emit(options, sites.model_dump(mode="json"), describe(sites, output))
 
