@@ -2,7 +2,7 @@
 
 >>> import unlearn                                                       # doctest: +SKIP
 >>> model = unlearn.load("lab:full")                                     # doctest: +SKIP
->>> forget_set = unlearn.ForgetSet.read("forget_sets/one-person")        # doctest: +SKIP
+>>> forget_set = unlearn.ForgetSet.read("lab:one-person")                # doctest: +SKIP
 >>> sites = unlearn.locate(model, forget_set)                            # doctest: +SKIP
 >>> artifact = unlearn.forget(model, forget_set, sites=sites)            # doctest: +SKIP
 >>> result = unlearn.audit(artifact.apply(model), forget_set, original=model,
