@@ -327,11 +327,16 @@ def test_every_record_of_a_file_longer_than_one_chunk_is_read_once(tmp_path):
 
 def memory_grown(folder):
     """How many records a forget set holds, and by how many bytes reading it raised the peak."""
+    # Not ru_maxrss: a process starts with the one of its parent, and pytest is a large one.
+    if not Path("/proc/self/status").exists():
+        pytest.skip("there is no /proc that tells the peak of a process")
     small = folder_of(folder.parent / "small")
     code = (
-        "import resource, sys; from unlearn.forget_set import ForgetSet as Set\n"
+        "import re, sys; from pathlib import Path\n"
+        "from unlearn.forget_set import ForgetSet as Set\n"
         "Set.read(sys.argv[1])\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "text = lambda: Path('/proc/self/status').read_text()\n"
+        "peak = lambda: int(re.search('VmHWM:[^0-9]*([0-9]+) kB', text())[1]) * 1024\n"
         "before = peak(); read = Set.read(sys.argv[2]); print(len(read.forget), peak() - before)"
     )
     out = subprocess.run(
@@ -371,7 +376,7 @@ def test_many_small_records_take_little_more_than_their_texts(tmp_path):
             file.write(json.dumps({**LINE, **fields}) + "\n")
     count, grown = memory_grown(folder)
     assert count == n
-    assert grown / n < 1500, "bytes for a record of 200; with a set of its fields each it is 2000"
+    assert grown / n < 1700, "bytes for a record of 200; with a set of its fields each it is 2000"
 
 
 def test_a_set_is_checked_once(tmp_path, monkeypatch):
