@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_an_artifact_is_audited_on_the_model_it_came_from(
     assert document["provenance"]["strategy"] == "gradient-ascent"
     assert document == json.loads((out / "audit.json").read_text())
     assert {path.name for path in out.iterdir()} == {"audit.json", "audit.md", "audit.html"}
+
+
+def test_an_artifact_made_for_another_forget_set_is_said_to_be(
+    run: Run, artifact: str, births: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(births, other)
+    (other / "neighbors.jsonl").unlink()
+    words = ["--json", "--probes", "probability"]
+    own = run("audit", artifact, births, "-o", tmp_path / "own", *words)
+    strange = run("audit", artifact, other, "-o", tmp_path / "strange", *words)
+    assert json.loads(own.stdout)["provenance"]["made for"] == "this forget set"
+    assert "another forget set" in json.loads(strange.stdout)["provenance"]["made for"]
+    assert "another forget set" in strange.stderr and "made for" not in own.stderr
 
 
 def test_a_merged_model_remembers_how_it_came_to_be(

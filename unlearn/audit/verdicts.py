@@ -183,7 +183,9 @@ def _compare(comparison: Comparison, against: Role, case: Case) -> Decision:
     subjects = len({record.subject for record in records})
     leaks = _leaks(comparison, finding, records)
     evidence = comparison.scale.describe(finding, against, interval, comparison.limit)
-    evidence += f"; n = {len(records)} records, {subjects} subject{'s' * (subjects != 1)}{leaks}"
+    n = len(records)
+    evidence += f"; n = {n} record{'s' * (n != 1)}, "
+    evidence += f"{subjects} subject{'s' * (subjects != 1)}{leaks}"
     if subjects >= MIN_SUBJECTS:
         decision = _of_subjects(interval, leaks, comparison.limit)
     else:
