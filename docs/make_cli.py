@@ -16,7 +16,7 @@ HEAD = """# The command line
 Written by `make docs` from the commands' own help; do not edit by hand.
 
 Results go to stdout, progress and errors to stderr. With `--json`, stdout is one JSON document.
-Exit codes: 0 done or pass, 1 an audit failed, 2 wrong usage or input, 3 inconclusive, 130
+Exit codes: 0 done or pass, 1 an audit failed, 2 wrong usage or input, 3 inconclusive, 70 a bug, 130
 interrupted with Ctrl-C. An output folder that holds anything else is never written to, unless
 `--force` says so.
 """

@@ -158,6 +158,17 @@ def test_no_planned_module_is_empty() -> None:
     assert [path for path in modules() if not path.read_text(encoding="utf-8").strip()] == []
 
 
+def test_functions_and_files_are_short() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lines = node.end_lineno - body[0].lineno + 1 if body else 0
+                assert lines <= 40, f"{path}: {node.name} has {lines} lines"
+
+
 def test_the_readme_names_every_module() -> None:
     page = ROOT / "README.md"
     if not page.exists():

@@ -64,6 +64,14 @@ def test_a_package_is_called_like_the_function_of_its_name(name: str) -> None:
         package()
 
 
+@pytest.mark.parametrize("name", ["audit", "locate", "report"])
+def test_a_callable_package_shows_the_signature_of_its_function(name: str) -> None:
+    package = getattr(unlearn, name)
+    function = getattr(package, name)
+    assert inspect.signature(package) == inspect.signature(function)
+    assert function.__doc__
+
+
 def test_load_knows_the_bundled_models() -> None:
     with pytest.raises(unlearn.UnlearnError, match="lab:reference"):
         unlearn.load("lab:fool")

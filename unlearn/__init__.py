@@ -2,7 +2,7 @@
 
 >>> import unlearn                                                       # doctest: +SKIP
 >>> model = unlearn.load("lab:full")                                     # doctest: +SKIP
->>> forget_set = unlearn.ForgetSet.read("forget_sets/one-person")        # doctest: +SKIP
+>>> forget_set = unlearn.ForgetSet.read("lab:one-person")                # doctest: +SKIP
 >>> sites = unlearn.locate(model, forget_set)                            # doctest: +SKIP
 >>> artifact = unlearn.forget(model, forget_set, sites=sites)            # doctest: +SKIP
 >>> result = unlearn.audit(artifact.apply(model), forget_set, original=model,
@@ -112,7 +112,12 @@ class _CallablePackage(ModuleType):
     """A package that is called like the function of its own name."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        return self.__wrapped__(*args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Any:
+        """The function, which ``inspect.signature`` and editors ask for."""
+        return getattr(self, self.__name__.rpartition(".")[2])
 
 
 class _Package(ModuleType):

@@ -9,7 +9,8 @@ On disk an artifact is a folder:
 The forget set is personal data and is not in it. ``forget_set_hash`` is an HMAC of its digest under
 a random key that lies in ``forget_set.key``, outside the checksums. Whoever has the key and the
 forget set can show that the two belong together. Delete the key, and nobody can test a guess about
-who was forgotten any more; the artifact works as before.
+who was forgotten on the artifact any more; it works as before. The plain digest of the forget set
+stands in sites, requests and audits, which belong with the request's own data.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
     + ForgetSetError           a forget set that does not read
     + UnknownNameError         a strategy, locator or probe that does not exist
     + ConfigError              a setting that is unknown or out of range
+    + TextError                a text that the model cannot take, such as one that is too long
   x ModelError                 a model that cannot be loaded or understood
     + UnsafeModelError         pickle weights or remote code, not explicitly allowed
     + AnatomyError             a part of the model that could not be found
@@ -13,8 +14,11 @@
   x NumericalError             a NaN or an infinity where a number was needed
 
 A message says what was wrong (with the value), where, and what to do next. The command line prints
-it as one line and exits with 2; anything that is not an ``UnlearnError`` is a bug and traces.
+it as one line and exits with 2; anything that is not an ``UnlearnError`` is a bug: it traces, and
+the exit code is 70.
 """
+
+import hashlib
 
 
 class UnlearnError(Exception):
@@ -35,6 +39,24 @@ class UnknownNameError(InputError):
 
 class ConfigError(InputError):
     """A setting that is unknown or out of range."""
+
+
+class TextError(InputError):
+    """A text that the model cannot take. It says what is wrong, and knows the text by a digest.
+
+    The text may be personal, so it is in neither the message nor the error; whoever has the records
+    finds the one it is from by ``digest_of``.
+    """
+
+    def __init__(self, reason: str, digest: str, name: str = "") -> None:
+        super().__init__(f"{name}: {reason}" if name else reason)
+        self.reason, self.digest = reason, digest
+
+    @staticmethod
+    def digest_of(prompt: str, completion: str) -> str:
+        """What ``digest`` is for this prompt and completion."""
+        pair = f"{len(prompt)} {prompt}{completion}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(pair).hexdigest()
 
 
 class ModelError(UnlearnError):

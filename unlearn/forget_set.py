@@ -12,34 +12,26 @@ import json
 import tempfile
 import tomllib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from glob import escape
+from importlib import import_module
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from unlearn.errors import ForgetSetError, InputError
-from unlearn.types import SPLITS, Noun, Record, Split, Statement, Text
+from unlearn.types import SPLITS, Card, Problem, Record, Split, first_problem, nearest
 
 CARD = "card.toml"
 
 CHARACTERS_AT_A_TIME = 1 << 20
 """How much of a file is held as text while its lines are read; a longer line is read whole."""
-
-
-class Card(Noun):
-    """What ``card.toml`` says of a forget set."""
-
-    name: Text
-    description: str
-    language: str = ""
-    """BCP 47 tags, for example ``en`` or ``ar, en``."""
-    licence: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,11 +62,7 @@ class ForgetSet:
             raise ForgetSetError("the name of a forget set is empty; give it one")
         if not self.forget:
             raise ForgetSetError(f"forget set {self.name!r}: the forget split holds no record")
-        _check(
-            _Located(f"{split}[{index}]", split, record)
-            for split in SPLITS
-            for index, record in enumerate(self.split(split))
-        )
+        _check(self)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split}={len(self.split(split))}" for split in SPLITS)
@@ -102,7 +90,7 @@ class ForgetSet:
             InputError: there is no such split.
         """
         if name not in SPLITS:
-            raise InputError(f"there is no split {name!r}{_nearest(name, SPLITS)}")
+            raise InputError(f"there is no split {name!r}{nearest(name, SPLITS)}")
         records: tuple[Record, ...] = getattr(self, name)
         return records
 
@@ -133,27 +121,28 @@ class ForgetSet:
         return tuple(records[position] for position in sorted(chosen))
 
     @classmethod
-    def read(cls, path: str | Path) -> ForgetSet:
-        """The forget set in a folder.
+    def read(cls, path: str | PathLike[str]) -> ForgetSet:
+        """The forget set in a folder, or the bundled one that ``lab:NAME`` stands for.
 
         Raises:
             ForgetSetError: the first thing that is wrong, with file, line and field.
+            InputError: there is no bundled forget set of that name.
         """
-        folder = Path(path)
+        folder = _resolve(fspath(path))
         _check_folder(folder)
         card = _read_card(folder / CARD)
-        located = [
-            found
-            for split in SPLITS
-            if (folder / f"{split}.jsonl").exists()
-            for found in _read_split(folder / f"{split}.jsonl", split)
-        ]
-        _check(located)
+        files = {split: folder / f"{split}.jsonl" for split in SPLITS}
+        lines = {split: array("Q") for split in SPLITS}
         forget, retain, neighbors, holdout = (
-            tuple(found.record for found in located if found.split == split) for split in SPLITS
+            tuple(_read_split(files[split], lines[split])) if files[split].exists() else ()
+            for split in SPLITS
         )
         splits = (forget, retain, neighbors, holdout)
-        return cls(card.name, card.description, *splits, card.language, card.licence)
+        try:
+            return cls(card.name, card.description, *splits, card.language, card.licence)
+        except _BrokenRuleError as error:
+            message = error.told(lambda at: f"{files[at.split]}:{lines[at.split][at.position]}")
+        raise ForgetSetError(message)
 
     def write(self, path: str | Path) -> None:
         """Writes the folder that ``read`` reads back to an equal forget set.
@@ -183,18 +172,42 @@ class ForgetSet:
         (folder / CARD).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-class _Located(NamedTuple):
-    where: str
-    split: str
-    record: Record
+class _Place(NamedTuple):
+    split: Split
+    position: int
 
 
-class _Problem(NamedTuple):
-    field: str
-    message: str
+class _BrokenRuleError(ForgetSetError):
+    """A record, or two of them, that break a rule; ``told`` says it with other names for places."""
 
-    def __str__(self) -> str:
-        return f"field '{self.field}': {self.message}" if self.field else self.message
+    def __init__(self, place: _Place, record_id: str, problem: str, other: _Place | None = None):
+        self.place, self.record_id, self.problem, self.other = place, record_id, problem, other
+        super().__init__(self.told("{0.split}[{0.position}]".format))
+
+    def told(self, name: Callable[[_Place], str]) -> str:
+        """The message."""
+        at = f" at {name(self.other)}" if self.other else ""
+        return f"{name(self.place)}: record {self.record_id!r}: {self.problem}{at}"
+
+
+def _resolve(source: str) -> Path:
+    """The folder that a path or ``scheme:name`` stands for."""
+    scheme, colon, name = source.partition(":")
+    if colon and scheme in SCHEMES:
+        return SCHEMES[scheme](name)
+    if not source.strip():
+        raise ForgetSetError("the forget set has an empty name; give a folder, or lab:one-person")
+    return Path(source)
+
+
+def _bundled(name: str) -> Path:
+    # By name, as the registry finds strategies: the lab ranks above this room and imports from it.
+    folder: Path = import_module("unlearn.lab.bundled").forget_set_path(name)
+    return folder
+
+
+SCHEMES: dict[str, Callable[[str], Path]] = {"lab": _bundled}
+"""Scheme to resolver: ``lab:hazard`` is the folder that ``SCHEMES["lab"]("hazard")`` returns."""
 
 
 def _check_folder(folder: Path) -> None:
@@ -208,7 +221,7 @@ def _check_folder(folder: Path) -> None:
     for file in sorted(folder.glob("*.jsonl")):
         if file.name not in names:
             # A misspelt split would otherwise be left out without a word.
-            raise ForgetSetError(f"{file}: no split has this file name{_nearest(file.name, names)}")
+            raise ForgetSetError(f"{file}: no split has this file name{nearest(file.name, names)}")
 
 
 def _read_card(path: Path) -> Card:
@@ -220,22 +233,35 @@ def _read_card(path: Path) -> Card:
     except tomllib.TOMLDecodeError as error:
         problem = f"not valid TOML: {error}"
     except ValidationError as error:
-        problem = str(_first_problem(error, Card))
+        problem = str(first_problem(error, Card))
     raise ForgetSetError(f"{path}: {problem}")
 
 
-def _read_split(path: Path, split: str) -> Iterator[_Located]:
-    empty = True
+def _read_split(path: Path, lines: array[int]) -> Iterator[Record]:
+    """The records of a file; the line of each one is appended to ``lines``."""
+    shared: dict[Any, Any] = {}
     for number, text in _read_lines(path):
         if not text.strip():
             continue
-        empty = False
         found = _parse(text)
-        if isinstance(found, _Problem):
+        if isinstance(found, Problem):
             raise ForgetSetError(f"{path}:{number}: {found}")
-        yield _Located(f"{path}:{number}", split, found)
-    if empty:
+        lines.append(number)
+        yield _share(found, shared)
+    if not lines:
         raise ForgetSetError(f"{path} holds no record; add one, or remove the file")
+
+
+def _share(record: Record, shared: dict[Any, Any]) -> Record:
+    """The record, on the one copy of what many records of a file have in common."""
+    # Pydantic keeps a set of the fields given in every instance, which is larger than the fields.
+    given = record.__pydantic_fields_set__
+    shared_given = shared.setdefault(frozenset(given), given)
+    object.__setattr__(record, "__pydantic_fields_set__", shared_given)
+    for field in ("subject", "relation"):
+        text = getattr(record, field)
+        record.__dict__[field] = shared.setdefault(text, text)
+    return record
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -278,19 +304,19 @@ class _DuplicateKeyError(ValueError):
     pass
 
 
-def _parse(text: str) -> Record | _Problem:
+def _parse(text: str) -> Record | Problem:
     # Problems are returned, not raised: json and pydantic errors hold the text they failed on, and
     # an exception raised while handling one would carry it along into a traceback.
     try:
         return Record.model_validate(json.loads(text, object_pairs_hook=_unique_keys))
     except ValidationError as error:
-        return _first_problem(error, Record)
+        return first_problem(error, Record)
     except _DuplicateKeyError:
-        return _Problem("", "a field is given twice")
+        return Problem("", "a field is given twice")
     except json.JSONDecodeError as error:
-        return _Problem("", f"not valid JSON: {error.msg} (column {error.colno})")
+        return Problem("", f"not valid JSON: {error.msg} (column {error.colno})")
     except (ValueError, RecursionError):
-        return _Problem("", "not valid JSON: a number is too long or the nesting is too deep")
+        return Problem("", "not valid JSON: a number is too long or the nesting is too deep")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -300,77 +326,54 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-_KINDS = {
-    "missing": "is missing",
-    "string_type": "must be a string",
-    "string_too_short": "is empty",
-    "string_unicode": "holds a lone surrogate, which is not a character",
-    "tuple_type": "must be a list",
-    "model_type": "must be an object",
-}
-
-
-def _first_problem(error: ValidationError, model: type[BaseModel]) -> _Problem:
-    detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    location, kind = detail["loc"], detail["type"]
-    if not location:
-        return _Problem("", "must be a JSON object with the fields of a record")
-    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
-    if kind != "extra_forbidden":
-        return _Problem(field, _KINDS.get(kind, detail["msg"]))
-    known = (model if len(location) == 1 else Statement).model_fields
-    name = str(location[-1])
-    if not (name.isascii() and name.isidentifier()):
-        # Not even misspelt, so it may be a value that slipped into the place of a name.
-        parent = field.removesuffix(name).rstrip(".")
-        return _Problem(parent, f"a field has an unknown name; known: {', '.join(known)}")
-    return _Problem(field, f"is not a known field{_nearest(name, known)}")
-
-
-def _check(located: Iterable[_Located]) -> None:
+def _check(forget_set: ForgetSet) -> None:
     """Raises at the first record that breaks a rule by itself or together with an earlier one."""
-    ids: dict[str, str] = {}
-    texts: dict[bytes, tuple[str, str]] = {}
-    for where, split, record in located:
-        at = f"{where}: record {record.id!r}"
-        if problem := _broken_rule(record):
-            raise ForgetSetError(f"{at}: {problem}")
-        if record.id in ids:
-            raise ForgetSetError(f"{at}: field 'id': already used at {ids[record.id]}")
-        ids[record.id] = where
-        other_split, other = texts.setdefault(_fingerprint(record), (split, where))
-        if other_split != split:
-            raise ForgetSetError(
-                f"{at}: the same prompt and answer are in {other_split} at {other}"
-            )
+    # Half a million records are no rarity, so what is kept of each is small: a number
+    # that says where it is, and of its text a short digest.
+    ids: dict[str, int] = {}
+    texts: dict[bytes, int] = {}
+    for number, split in enumerate(SPLITS):
+        for position, record in enumerate(forget_set.split(split)):
+            at = _Place(split, position)
+            code = position * len(SPLITS) + number
+            if broken := _broken_rule(record):
+                raise _BrokenRuleError(at, record.id, str(broken))
+            if (same := ids.setdefault(record.id, code)) != code:
+                raise _BrokenRuleError(at, record.id, "field 'id': already used", _place(same))
+            other = _place(texts.setdefault(_fingerprint(record), code))
+            if other.split != split:
+                problem = f"the same prompt and answer are in {other.split}"
+                raise _BrokenRuleError(at, record.id, problem, other)
 
 
-def _broken_rule(record: Record) -> _Problem | None:
-    for field, text in _texts(record):
+def _place(code: int) -> _Place:
+    position, number = divmod(code, len(SPLITS))
+    return _Place(SPLITS[number], position)
+
+
+_PROMPTS, _ANSWERS = {"prompt", "paraphrases"}, {"answer", "alternatives"}
+_SEPARATOR = "what stands between prompt and answer goes in 'separator'"
+
+
+def _broken_rule(record: Record) -> Problem | None:
+    for field, text in record.texts():
         if not text.strip():
-            return _Problem(field, "is blank")
+            return Problem(field, "is blank")
+        name = field.rpartition(".")[2].partition("[")[0]
+        if name in _PROMPTS and text[-1].isspace():
+            return Problem(field, f"ends with white space; {_SEPARATOR}")
+        if name in _ANSWERS and text[0].isspace():
+            return Problem(field, f"starts with white space; {_SEPARATOR}")
     if record.subject not in record.prompt:
-        return _Problem(
+        return Problem(
             "subject", "does not occur in the prompt; it must, letter for letter in the same form"
         )
     if record.answer in record.alternatives:
         index = record.alternatives.index(record.answer)
-        return _Problem(
+        return Problem(
             f"alternatives[{index}]", "equals the answer; alternatives are wrong answers"
         )
     return None
-
-
-def _texts(record: Record) -> Iterator[tuple[str, str]]:
-    for field in ("id", "subject", "relation", "prompt", "answer"):
-        yield field, getattr(record, field)
-    for field in ("paraphrases", "alternatives"):
-        for index, text in enumerate(getattr(record, field)):
-            yield f"{field}[{index}]", text
-    for field in ("implications", "translations"):
-        for index, statement in enumerate(getattr(record, field)):
-            yield f"{field}[{index}].prompt", statement.prompt
-            yield f"{field}[{index}].answer", statement.answer
 
 
 def _fingerprint(record: Record) -> bytes:
@@ -379,14 +382,7 @@ def _fingerprint(record: Record) -> bytes:
         " ".join(unicodedata.normalize("NFC", text).casefold().split())
         for text in (record.prompt, record.answer)
     )
-    return hashlib.sha256("\0".join(normal).encode()).digest()
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} known: {', '.join(known)}"
+    return hashlib.blake2b("\0".join(normal).encode(), digest_size=16).digest()
 
 
 def _json(value: Mapping[str, Any], sort: bool = True) -> str:

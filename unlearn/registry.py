@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from unlearn.errors import UnknownNameError
+from pydantic import BaseModel, ValidationError
 
-
-class Plugin(Protocol):
-    """What every registered class says of itself."""
-
-    name: str
-    summary: str
-    """One line for ``unlearn list``."""
-    honours: frozenset[str]
-    """Strategies: the parts of ``Sites`` they obey. Locators: the parts they fill. Probes: the
-    access they need."""
-
+from unlearn.errors import ConfigError, UnknownNameError
 
 P = TypeVar("P", bound=type[Any])
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class Registry(Generic[P]):
@@ -34,6 +25,10 @@ class Registry(Generic[P]):
 
         @strategies.register("gradient-ascent")
         class GradientAscent: ...
+
+    Every class has a ``summary``, one line for ``unlearn list``, and says what it ``honours``:
+    a strategy the parts of ``Sites`` it obeys, a locator those it fills, a probe the access it
+    needs. Strategies and locators have a ``Config`` too.
     """
 
     def __init__(self, kind: str, package: str, group: str) -> None:
@@ -63,10 +58,17 @@ class Registry(Generic[P]):
         self._load()
         if name in self._classes:
             return self._classes[name]
-        close = get_close_matches(name, self._classes, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        known = ", ".join(self.names())
-        raise UnknownNameError(f"there is no {self.kind} {name!r}.{hint} Known: {known}")
+        raise UnknownNameError(f"there is no {self.kind} {name!r}.{_known(name, self.names())}")
+
+    def create(self, name: str, settings: Mapping[str, str]) -> Any:
+        """An instance of the class filed under ``name``, its ``Config`` made of the settings.
+
+        Raises:
+            UnknownNameError: there is no such class.
+            ConfigError: a setting is unknown or out of range.
+        """
+        cls = self.get(name)
+        return cls(_configure(cls.Config, settings, f"{self.kind} {name!r}"))
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -82,6 +84,29 @@ class Registry(Generic[P]):
             importlib.import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.group):
             self.register(entry.name)(entry.load())
+
+
+def _configure(config: type[ConfigT], settings: Mapping[str, str], owner: str) -> ConfigT:
+    """The config that settings given as text describe."""
+    for key in settings:
+        if key not in config.model_fields:
+            raise ConfigError(f"{owner} has no setting {key!r}.{_known(key, config.model_fields)}")
+    try:
+        return config.model_validate(dict(settings))
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+    field = ".".join(map(str, detail["loc"]))
+    given = f"={settings[field]!r}" if field in settings else ""
+    where = f"{owner}, setting {field}{given}" if field else owner
+    raise ConfigError(f"{where}: {detail['msg'].removeprefix('Value error, ')}")
+
+
+def _known(name: str, names: Iterable[str]) -> str:
+    """What there is in place of ``name``, the nearest first."""
+    known = sorted(names)
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{hint} Known: {', '.join(known) or 'none'}"
 
 
 strategies: Registry[Any] = Registry("strategy", "unlearn.strategies", "unlearn.strategies")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Split = Literal["forget", "retain", "neighbors", "holdout"]
 
@@ -20,9 +21,13 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Noun(BaseModel):
-    """A frozen value that knows its fields, and refuses any other."""
+    """A frozen value that knows its fields, and refuses any other.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Its errors name the field and what is wrong with it, and never show the value, which may be
+    personal data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Statement(Noun):
@@ -65,12 +70,34 @@ class Record(Statement):
     translations: tuple[Statement, ...] = ()
     """The same fact in other languages. Measured, never trained on by a strategy."""
 
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Every text that must not be blank, with the name of its field."""
+        for field in ("id", "subject", "relation", "prompt", "answer"):
+            yield field, getattr(self, field)
+        for field in ("paraphrases", "alternatives"):
+            for index, text in enumerate(getattr(self, field)):
+                yield f"{field}[{index}]", text
+        for field in ("implications", "translations"):
+            for index, statement in enumerate(getattr(self, field)):
+                yield f"{field}[{index}].prompt", statement.prompt
+                yield f"{field}[{index}].answer", statement.answer
+
+
+class Card(Noun):
+    """What ``card.toml`` says of a forget set."""
+
+    name: Text
+    description: str
+    language: str = ""
+    """BCP 47 tags, for example ``en`` or ``ar, en``."""
+    licence: str = ""
+
 
 class Sites(Noun):
     """Where an update may act. A part that is ``None`` puts no restriction."""
 
     method: str
-    layers: tuple[int, ...] | None = None
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """Indices of decoder blocks, counted from 0."""
     modules: tuple[str, ...] | None = None
     """Fully qualified names of the modules whose own parameters may change."""
@@ -205,3 +232,52 @@ class AuditResult(Noun):
     provenance: Mapping[str, str] = {}
     """How the unlearned model came to be: strategy, settings, sites."""
     examples: tuple[Example, ...] = ()
+
+
+class Problem(NamedTuple):
+    """What is wrong with one field, in words that do not show its value."""
+
+    field: str
+    """Empty where the whole thing is wrong."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"field '{self.field}': {self.message}" if self.field else self.message
+
+
+_KINDS = {
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "string_too_short": "is empty",
+    "string_unicode": "holds a lone surrogate, which is not a character",
+    "tuple_type": "must be a list",
+    "model_type": "must be an object",
+}
+
+
+def first_problem(error: ValidationError, noun: type[Noun]) -> Problem:
+    """The first thing that is wrong with what was to become a ``noun``."""
+    detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    location, kind = detail["loc"], detail["type"]
+    if not location:
+        if kind == "json_invalid":
+            return Problem("", detail["msg"].replace("Invalid JSON", "not valid JSON"))
+        return Problem("", "must be a JSON object")
+    field = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).lstrip(".")
+    if kind != "extra_forbidden":
+        return Problem(field, _KINDS.get(kind, detail["msg"]))
+    known = (noun if len(location) == 1 else Statement).model_fields
+    name = str(location[-1])
+    if not (name.isascii() and name.isidentifier()):
+        # Not even misspelt, so it may be a value that slipped into the place of a name.
+        parent = field.removesuffix(name).rstrip(".")
+        return Problem(parent, f"a field has an unknown name; known: {', '.join(known)}")
+    return Problem(field, f"is not a known field{nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, and all of them."""
+    known = list(known)
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} known: {', '.join(known)}"

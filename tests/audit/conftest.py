@@ -118,18 +118,18 @@ def people(group: str, n_subjects: int, n_facts: int, *, rich: bool) -> tuple[Re
 @pytest.fixture
 def make_set() -> Callable[..., ForgetSet]:
     def make(
-        n_subjects: int = 10,
+        n_subjects: int = 12,
         n_facts: int = 4,
         *,
-        kept: int = 40,
+        kept: int = 100,
         omit: Iterable[str] = (),
         **over: Any,
     ) -> ForgetSet:
         splits = {
             "forget": people("forget", n_subjects, n_facts, rich=True),
-            "retain": people("retain", kept, 4, rich=False),
-            "neighbors": people("neighbors", kept, 4, rich=False),
-            "holdout": people("holdout", kept, 4, rich=False),
+            "retain": people("retain", kept, 2, rich=False),
+            "neighbors": people("neighbors", kept, 2, rich=False),
+            "holdout": people("holdout", kept, 2, rich=False),
         }
         chosen = {split: r for split, r in splits.items() if split not in set(omit)} | over
         return ForgetSet("invented", "Nobody in here exists.", **chosen)

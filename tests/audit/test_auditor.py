@@ -23,10 +23,10 @@ def test_each_model_reads_the_union_of_all_texts_once(make_set, full, reference,
         (batch,) = model.batches
         texts = [(s.prompt, s.completion) for s in batch]
         assert len(texts) == len(set(texts))
-    facts = 10 * 4
+    facts = 12 * 4
     trained = 2 * facts
     attached = 2 * facts + facts + facts
-    kept = 3 * 40 * 4 * 2
+    kept = 3 * 100 * 2 * 2
     assert len(texts) == trained + attached + kept
 
 
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_intervals(
 ):
     def run(seed):
         result = audit(
-            forgotten, make_set(kept=60), original=full, reference=reference, seed=seed, examples=3
+            forgotten, make_set(kept=120), original=full, reference=reference, seed=seed, examples=3
         )
         assert AuditResult.model_validate_json(result.model_dump_json()) == result
         return result.model_copy(update={"created": "", "seconds": 0.0}).model_dump_json()
@@ -83,15 +83,15 @@ def test_findings_hold_every_record_and_their_mean(make_set, full, reference):
 
 def test_max_records_draws_whole_subjects_and_never_cuts_forget(make_set, full, reference):
     result = audit(full, make_set(), reference=reference, max_records=20)
-    assert result.forget_set.records["forget"] == 80
+    assert result.forget_set.records["forget"] == 96
     for split in ("retain", "neighbors", "holdout"):
-        assert result.forget_set.records[split] == 16
-        assert result.forget_set.subjects[split] == 2
-    assert any("Of 320 retain records 16 were drawn" in limit for limit in result.limits)
+        assert result.forget_set.records[split] == 20
+        assert result.forget_set.subjects[split] == 5
+    assert any("Of 400 retain records 20 were drawn" in limit for limit in result.limits)
 
 
 def test_smoke_measures_at_most_four_hundred_records_of_a_split(make_set, full, reference):
-    result = audit(full, make_set(kept=60), reference=reference)
+    result = audit(full, make_set(kept=120), reference=reference)
     assert result.forget_set.records["retain"] == 400
 
 

@@ -20,11 +20,12 @@ from unlearn.audit.statistics import (
     cluster_bootstrap,
     cluster_t,
     clusters_needed,
+    clusters_needed_for_share,
+    effective_units,
     mean_interval,
     position,
     sign_flip,
     spread_between,
-    units_needed,
 )
 from unlearn.errors import NumericalError
 
@@ -125,7 +126,8 @@ def test_the_method_changes_with_the_number_of_clusters():
 def test_figures_that_all_agree_get_the_exact_binomial_interval():
     sample = Sample([0.0] * 40, np.repeat(np.arange(10), 4).tolist())
     found = mean_interval(sample, 0.9, bounds=SHARE, n_units=20)
-    assert found == pytest.approx((0.0, 0.0, 1 - 0.05 ** (1 / 20)))
+    # Two facts of each of ten subjects are worth less than twenty: 20 / (1 + (2 - 1) * 0.2).
+    assert found == pytest.approx((0.0, 0.0, 1 - 0.05 ** (1.2 / 20)))
     ones = mean_interval(Sample([1.0] * 5, range(5)), 0.9, bounds=SHARE)
     assert ones == pytest.approx((1.0, 0.05 ** (1 / 5), 1.0))
 
@@ -226,11 +228,56 @@ def test_the_stated_need_decides_as_often_as_it_says():
     assert 0.74 <= np.mean(decided) <= 0.92
 
 
-def test_the_need_of_facts_is_the_smallest_that_bounds_the_share():
-    for distance in (0.02, 0.05, 0.1, 0.25):
-        n = units_needed(distance)
-        assert clopper_pearson(0, n, 0.9).high <= distance < clopper_pearson(0, n - 1, 0.9).high
-    assert units_needed(0.05) == 59
+def test_the_clusters_a_share_needs_are_the_fewest_that_bound_it() -> None:
+    for share, limit, k in [(0.0, 0.02, 8), (0.0, 0.05, 1), (0.005, 0.02, 8), (0.01, 0.1, 4)]:
+        m = clusters_needed_for_share(share, limit, k, most=5_000)
+
+        def high(m: int, share: float = share, k: int = k) -> float:
+            n = effective_units(m * k, m)
+            return clopper_pearson(share * n, n, 0.9).high
+
+        assert high(m) < limit <= high(m - 1)
+    # The rule of three, exactly: ln(0.05) / ln(0.95) facts without an exception.
+    assert clusters_needed_for_share(0.0, 0.05, 1, most=5_000) == 59
+    assert clusters_needed_for_share(0.03, 0.02, 8, most=200) == 200
+
+
+def test_facts_of_one_cluster_count_less_than_facts_of_many() -> None:
+    assert effective_units(20, 20) == 20
+    assert effective_units(160, 20) == pytest.approx(160 / (1 + 7 * 0.2))
+
+
+@given(m=st.integers(5, 40), k=st.integers(1, 10), seed=st.integers(0, 99), more=st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_more_losses_never_turn_undecided_into_within(m: int, k: int, seed: int, more: int) -> None:
+    order = np.random.default_rng(seed).permutation(m * k)
+    labels = np.repeat(np.arange(m), k).tolist()
+
+    def high(n_lost: int) -> float:
+        lost = np.zeros(m * k)
+        lost[order[:n_lost]] = 1.0
+        return mean_interval(Sample(lost.tolist(), labels), 0.9, bounds=(-1, 1), n_units=m * k).high
+
+    none = high(0)
+    assert high(min(more, m * k)) >= none
+
+
+@pytest.mark.parametrize("icc", [0.0, 0.1, 0.2])
+@pytest.mark.parametrize(("m", "k", "share"), [(50, 8, 0.02), (10, 8, 0.1), (40, 1, 0.1)])
+def test_rare_losses_at_the_margin_are_passed_in_one_case_of_twenty_at_most(
+    icc: float, m: int, k: int, share: float
+) -> None:
+    rng = np.random.default_rng(7)
+    n_runs, passed = 400, 0
+    for _ in range(n_runs):
+        scale = 1 / max(icc, 1e-9) - 1
+        rates = rng.beta(share * scale, (1 - share) * scale, size=m) if icc else np.full(m, share)
+        lost = (rng.random((m, k)) < rates[:, None]).astype(float).ravel()
+        sample = Sample(lost.tolist(), np.repeat(np.arange(m), k).tolist())
+        found = mean_interval(sample, 0.9, bounds=(-1, 1), n_units=m * k)
+        passed += position(found, high=share) == "inside"
+    # Three standard errors above 5 %.
+    assert passed / n_runs <= 0.05 + 3 * (0.05 * 0.95 / n_runs) ** 0.5
 
 
 def test_the_spread_between_subjects_is_that_of_their_means():

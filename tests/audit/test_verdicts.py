@@ -38,7 +38,7 @@ def test_the_untouched_model_fails_every_claim_of_forgetting(make_set, full, ref
     assert {found[id_] for id_ in KEPT} == {Verdict.PASS}
     assert (result.verdict, result.verdict.exit_code) == (Verdict.FAIL, 1)
     assert result.label == "none"
-    assert "40 of 40 facts" in reasons(result)["forgotten-answers"]
+    assert "48 of 48 facts" in reasons(result)["forgotten-answers"]
 
 
 def test_the_untouched_model_fails_even_where_one_person_is_concerned(make_set, full, reference):
@@ -76,6 +76,19 @@ def test_five_subjects_with_one_fact_each_are_too_few_records(make_set, full, re
 def test_too_few_facts_to_test_are_not_called_a_failure(make_set, full, reference):
     result = audit(full, make_set(1, 3), original=full, reference=reference)
     assert verdicts(result)["forgotten-answers"] is Verdict.INCONCLUSIVE
+    assert result.label == "none"
+
+
+@pytest.mark.parametrize("n_facts", [1, 2])
+def test_undecided_is_not_suppressed_where_the_figures_leak(make_set, full, reference, n_facts):
+    result = audit(full, make_set(1, n_facts), reference=reference)
+    assert verdicts(result)["forgotten-answers"] is Verdict.INCONCLUSIVE
+    assert result.label == "none"
+
+
+def test_the_original_itself_is_never_called_suppressed(make_set, reference, stand_in):
+    ignorant = stand_in("ignorant", reference.knows)
+    result = audit(ignorant, make_set(), original=ignorant, reference=reference)
     assert result.label == "none"
 
 

@@ -1,8 +1,11 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from unlearn.forget_set import ForgetSet
 
 Refused = Callable[..., str]
 
@@ -116,7 +119,10 @@ def test_a_foreign_sites_file_is_refused_before_any_work(tmp_path: Path, refused
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "sites.json is not a sites file: not valid JSON: EOF"),
+        ('{"method": "m", "layers": [-5]}', "'layers[0]': Input should be greater than or equal"),
+        ('{"method": "m", "layer": [1]}', "did you mean 'layers'?"),
+        ('{"method": "m", "Ada Quill": [1]}', "a field has an unknown name"),
         ('{"method": "m", "layer": [1]}', "layer"),
         ('{"layers": [1]}', "method"),
     ],
@@ -126,7 +132,31 @@ def test_a_sites_file_that_does_not_read(
 ) -> None:
     (tmp_path / "sites.json").write_text(text)
     words = ["-o", tmp_path / "out", "--sites", tmp_path / "sites.json"]
-    assert said in refused("forget", knowing, births, *words)
+    line = refused("forget", knowing, births, *words)
+    assert said in line
+    assert "Ada" not in line
+
+
+def test_an_empty_name_is_said_to_be_empty(tmp_path: Path, refused: Refused) -> None:
+    assert "empty name" in refused("forget", "", "", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize("split", ["forget", "retain"])
+@pytest.mark.parametrize("command", ["forget", "locate"])
+def test_a_text_that_is_too_long_is_named_by_record_and_field(
+    command: str,
+    split: str,
+    knowing: str,
+    forget_set: ForgetSet,
+    tmp_path: Path,
+    refused: Refused,
+) -> None:
+    first, *rest = forget_set.split(split)
+    long = first.model_copy(update={"answer": "Tarn " * 80 + "Tarn"})
+    replace(forget_set, **{split: (long, *rest)}).write(tmp_path / "set")  # type: ignore[arg-type]
+    line = refused(command, knowing, tmp_path / "set", "-o", tmp_path / "out")
+    assert f"{split} record '{first.id}', field 'answer': a text of 87 tokens is longer" in line
+    assert "Tarn" not in line
 
 
 def test_a_sites_file_that_does_not_exist(

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_an_artifact_is_audited_on_the_model_it_came_from(
     assert {path.name for path in out.iterdir()} == {"audit.json", "audit.md", "audit.html"}
 
 
+def test_an_artifact_made_for_another_forget_set_is_said_to_be(
+    run: Run, artifact: str, births: str, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(births, other)
+    (other / "neighbors.jsonl").unlink()
+    words = ["--json", "--probes", "probability"]
+    own = run("audit", artifact, births, "-o", tmp_path / "own", *words)
+    strange = run("audit", artifact, other, "-o", tmp_path / "strange", *words)
+    assert json.loads(own.stdout)["provenance"]["made for"] == "this forget set"
+    assert "another forget set" in json.loads(strange.stdout)["provenance"]["made for"]
+    assert "another forget set" in strange.stderr and "made for" not in own.stderr
+
+
 def test_a_merged_model_remembers_how_it_came_to_be(
     run: Run, artifact: str, knowing: str, births: str, tmp_path: Path
 ) -> None:
@@ -129,6 +144,48 @@ def test_report_draws_the_formats_asked_for_again(
     assert (out / "audit.html").read_bytes() == page
     assert run("report", out).exit_code == 0
     assert (out / "audit.md").exists()
+
+
+def test_forget_with_force_into_a_model_folder_keeps_the_model(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "model"
+    LanguageModel.load(knowing).save(home)
+    (home / "other.safetensors").write_bytes(b"mine")
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    result = run("forget", home, births, "-o", home, "--force", *FAST)
+    assert result.exit_code == 0, result.stderr
+    after = {path.name: path.read_bytes() for path in home.iterdir()}
+    assert {**after, **before} == after
+    assert set(after) - set(before) == {"artifact.json", "delta.safetensors", "forget_set.key"}
+
+
+def test_every_result_is_recognised_as_ours_by_the_next_run(
+    run: Run, knowing: str, births: str, artifact: str, tmp_path: Path
+) -> None:
+    audit = ("audit", artifact, births, "-o", tmp_path / "audit", "--probes", "probability")
+    again = (
+        ("forget", knowing, births, "-o", artifact, *FAST),
+        ("apply", knowing, artifact, "-o", tmp_path / "model"),
+        ("locate", knowing, births, "-o", tmp_path / "sites.json"),
+        ("lab", "export", tmp_path / "lab"),
+        audit,
+    )
+    for words in again:
+        for _ in range(2):
+            result = run(*words)
+            assert result.exit_code in ((1, 3) if words is audit else (0,)), result.stderr
+
+
+def test_exporting_the_lab_with_force_keeps_what_else_is_there(run: Run, tmp_path: Path) -> None:
+    mine = ("full/thesis.tex", "forget_sets/mine/card.toml", "card.json")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    assert run("lab", "export", tmp_path).exit_code == 2
+    assert run("lab", "export", tmp_path, "--force").exit_code == 0
+    assert [(tmp_path / name).read_text() for name in mine] == ["mine"] * 3
+    assert (tmp_path / "full" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("kind", ["strategies", "locators", "probes"])

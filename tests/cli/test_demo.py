@@ -122,3 +122,16 @@ def test_the_summary_shows_figures_claims_and_verdict(run: Run, tmp_path: Path) 
         assert any(line.startswith(claim.verdict) and claim.statement in line for line in lines)
     assert lines[-1] == f"verdict {result.verdict} · label {result.label}"
     assert max(map(len, lines[: len(result.findings) + 2])) <= 110
+
+
+def test_a_demo_is_replaced_by_the_next_one_and_spares_the_runs_of_others(
+    run: Run, tmp_path: Path
+) -> None:
+    first = run("demo", "--quick", "-o", tmp_path)
+    assert run("demo", "--quick", "-o", tmp_path).exit_code == first.exit_code != 2
+    mine = tmp_path / "runs" / "mine" / "audit.json"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert run("demo", "--quick", "-o", tmp_path).exit_code == 2
+    assert run("demo", "--quick", "-o", tmp_path, "--force").exit_code == first.exit_code
+    assert mine.read_text() == "mine"

@@ -76,6 +76,33 @@ def test_a_bug_keeps_its_traceback(
     assert isinstance(result.exception, ZeroDivisionError)
 
 
+def test_a_bug_exits_with_70_and_not_with_the_code_of_a_failed_audit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give(monkeypatch, ZeroDivisionError("a bug"))
+    monkeypatch.setattr(sys, "argv", ["unlearn", "list"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 70
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[-1]) == ("", "ZeroDivisionError: a bug")
+    assert "Traceback" in err
+
+
+def test_an_output_that_cannot_be_made_is_told_in_one_line(refused: Callable[..., str]) -> None:
+    place = "/proc/unlearn-no-such/s.json"
+    line = refused("locate", "lab:full", "lab:one-person", "-o", place)
+    assert f"cannot write to {place}: No such file or directory" in line
+
+
+def test_a_reader_that_left_is_no_failed_audit() -> None:
+    words = f"{sys.executable} -m unlearn list probes --json | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 141)
+        assert done.stderr == ""
+
+
 def test_ctrl_c_ends_with_130_and_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result]
 ) -> None:
@@ -89,6 +116,13 @@ def test_a_full_disk_is_told_in_one_line(
 ) -> None:
     give(monkeypatch, OSError(28, "No space left on device", "out/audit.json"))
     assert refused("list") == "unlearn: error: out/audit.json: No space left on device"
+
+
+def test_a_full_disk_that_names_no_file_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    give(monkeypatch, OSError(28, "No space left on device"))
+    assert refused("list").startswith("unlearn: error: No space left on device; free some")
 
 
 def test_an_os_error_that_is_no_disk_problem_is_a_bug(

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from unlearn.cli.outputs import AUDIT, MODEL, Kind, check, file, folder
+from unlearn.cli.outputs import ARTIFACT, AUDIT, DEMO, LAB, MODEL, Kind, check, file, folder
 from unlearn.errors import InputError
+
+OLD = '{"schema_version": "1", "verdict": "FAIL"}'
+"""What an older ``audit.json`` says of itself."""
 
 
 def publish(target: Path, kind: Kind = AUDIT, *, force: bool = False, **files: str) -> None:
@@ -33,18 +36,18 @@ def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path: Path) -> 
 
 
 def test_an_older_result_is_replaced_and_leaves_nothing_stale(tmp_path: Path) -> None:
-    publish(tmp_path / "out", audit_json="old", audit_html="old")
+    publish(tmp_path / "out", audit_json=OLD, audit_html="old")
     publish(tmp_path / "out", audit_json="new")
     assert contents(tmp_path / "out") == {"audit.json": "new"}
 
 
 def test_an_error_leaves_the_target_as_it_was(tmp_path: Path) -> None:
-    publish(tmp_path / "out", audit_json="old")
+    publish(tmp_path / "out", audit_json=OLD)
     with pytest.raises(KeyboardInterrupt), folder(tmp_path / "out", AUDIT, force=False) as made:
         made.mkdir()
         (made / "audit.json").write_text("half")
         raise KeyboardInterrupt
-    assert contents(tmp_path / "out") == {"audit.json": "old"}
+    assert contents(tmp_path / "out") == {"audit.json": OLD}
     with pytest.raises(KeyboardInterrupt), folder(tmp_path / "new", AUDIT, force=False):
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -83,6 +86,95 @@ def test_force_keeps_what_is_not_in_the_way(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"notes.txt": "mine", "audit.md": "new"}
 
 
+def put(root: Path, *names: str, text: str = "mine") -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def tree(root: Path) -> dict[str, str]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path.relative_to(root)): path.read_text() for path in files}
+
+
+@pytest.mark.parametrize(
+    ("kind", "new", "users"),
+    [
+        (LAB, "card.md", ["full/thesis.tex", "forget_sets/mine/card.toml", "card.json"]),
+        (DEMO, "demo.json", ["runs/mine/audit.json", "runs/2019/log.txt"]),
+        (ARTIFACT, "artifact.json", ["config.json", "model.safetensors", "other.safetensors"]),
+        (AUDIT, "audit.json", ["audit.md", "thesis.tex"]),
+        (MODEL, "unlearn.json", ["tokenizer.py", "vocab.txt"]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Kind) else None,
+)
+def test_force_removes_no_file_of_the_user(
+    kind: Kind, new: str, users: list[str], tmp_path: Path
+) -> None:
+    put(tmp_path, *users)
+    with folder(tmp_path, kind, force=True) as made:
+        put(made, new, text="new")
+    assert tree(tmp_path) == {**dict.fromkeys(users, "mine"), new: "new"}
+
+
+def test_a_file_of_the_user_in_an_older_result_survives_force_and_stops_a_run_without(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, "demo.json", text='{"verdict": "PASS", "runs": [{"strategy": "ascent"}]}')
+    put(tmp_path, "runs/ascent/audit.json", "runs/ascent/artifact/delta.safetensors", text="old")
+    put(tmp_path, "runs/mine/audit.json")
+    with pytest.raises(InputError, match=r"runs/mine/audit\.json"):
+        check(tmp_path, DEMO, force=False)
+    with folder(tmp_path, DEMO, force=True) as made:
+        put(made, "demo.json", "runs/ascent/audit.json", text="new")
+    assert tree(tmp_path)["runs/mine/audit.json"] == "mine"
+    assert tree(tmp_path)["runs/ascent/audit.json"] == "new"
+
+
+def test_folders_of_an_older_run_go_where_everything_is_ours(tmp_path: Path) -> None:
+    put(tmp_path, "demo.json", text='{"verdict": "PASS", "runs": [{"strategy": "ascent"}]}')
+    put(tmp_path, "runs/ascent/audit.json", "runs/ascent/artifact/delta.safetensors", text="old")
+    with folder(tmp_path, DEMO, force=False) as made:
+        put(made, "demo.json", "runs/editing/audit.json", text="new")
+    assert tree(tmp_path) == {"demo.json": "new", "runs/editing/audit.json": "new"}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["editing"]
+
+
+def test_a_marker_that_somebody_else_wrote_is_no_marker(tmp_path: Path) -> None:
+    put(tmp_path, "card.md", "full/config.json")
+    with pytest.raises(InputError, match=r"card\.md"):
+        check(tmp_path, LAB, force=False)
+
+
+def test_force_refuses_weights_that_would_be_read_in_place_of_the_new_ones(tmp_path: Path) -> None:
+    put(tmp_path, "model.safetensors")
+    with (
+        pytest.raises(InputError, match=r"model\.safetensors"),
+        folder(tmp_path, MODEL, force=True) as made,
+    ):
+        put(made, "unlearn.json", "model-00001-of-00001.safetensors", text="new")
+    assert tree(tmp_path) == {"model.safetensors": "mine"}
+
+
+@pytest.mark.parametrize("name", ["audit.json/x", "runs"])
+def test_force_does_not_replace_a_folder_by_a_file_or_the_other_way_round(
+    name: str, tmp_path: Path
+) -> None:
+    put(tmp_path, name)
+    with pytest.raises(InputError, match="choose another place"):
+        check(tmp_path, AUDIT if "/" in name else DEMO, force=True)
+    assert tree(tmp_path) == {name: "mine"}
+
+
+@pytest.mark.parametrize("name", ["s.json", "a/s.json"])
+def test_a_place_that_takes_no_file_is_an_error_of_the_user(name: str) -> None:
+    target = Path("/proc/unlearn-no-such") / name
+    with pytest.raises(InputError, match=r"cannot write to /proc.*No such file"):
+        write(target, lambda path: False)
+    with pytest.raises(InputError, match="cannot write to /proc"):
+        publish(target, audit_json="{}")
+
+
 def test_force_does_not_turn_a_file_into_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(InputError, match="is a file"):
@@ -110,7 +202,7 @@ def test_the_current_folder_can_be_the_target(
 
 def test_the_rest_of_a_killed_run_does_not_block_the_next(tmp_path: Path) -> None:
     (tmp_path / ".unlearn-abc").mkdir()
-    (tmp_path / "audit.json").write_text("old")
+    (tmp_path / "audit.json").write_text(OLD)
     publish(tmp_path, audit_json="new")
     assert contents(tmp_path) == {"audit.json": "new"}
 

@@ -46,3 +46,20 @@ def test_a_request_refuses_what_is_not_of_its_form(wrong: dict[str, str]) -> Non
     good = DeletionRequest.open(DIGEST, ground="objection").model_dump()
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         DeletionRequest.model_validate({**good, **wrong})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "Ada Quill " + "0" * 16},
+        {"id": "0" * 17},
+        {"id": "0" * 16 + "\n"},
+        {"forget_set_digest": DIGEST + "0"},
+        {"forget_set_digest": "x" + DIGEST},
+    ],
+)
+def test_an_id_and_a_digest_are_hexadecimal_from_end_to_end(wrong: dict[str, str]) -> None:
+    whole = DeletionRequest.open(DIGEST, ground="objection").model_dump() | wrong
+    with pytest.raises(ValidationError, match="should match pattern") as caught:
+        DeletionRequest.model_validate(whole)
+    assert "Quill" not in str(caught.value)

@@ -111,13 +111,14 @@ def test_nobody_to_be_forgotten_in_one_set_is_retained_in_another(world: World) 
 def test_neighbors_share_something_with_a_forgotten_person(world: World) -> None:
     for people in ((world.one,), world.ten):
         near = world.near(people)
-        assert len(near) >= 8
+        # A share of answers kept cannot pass with fewer subjects than this.
+        assert len(near) >= 19
         for person in near:
             assert any(
                 person.surname == other.surname
                 or any(
                     person.attributes[key] == other.attributes[key]
-                    for key in ("employer", "birthplace")
+                    for key in ("employer", "birthplace", "university")
                 )
                 for other in people
             )

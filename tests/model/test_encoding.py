@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from unlearn.errors import ForgetSetError, InputError
-from unlearn.model.encoding import boundary, encode, subject_span, tokenise
+from unlearn.errors import ForgetSetError, InputError, TextError
+from unlearn.model.encoding import boundary, encode, named, subject_span, tokenise
 
 PAIRS = [
     ("Ada Quill was born in", " Tarn"),
@@ -203,3 +203,12 @@ def test_a_subject_without_tokens_is_an_error():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
     with pytest.raises(ForgetSetError, match="yields no token"):
         subject_span(tokenizer, "Ada Ada", " ")
+
+
+def test_a_named_error_says_the_name_once_and_knows_its_text_by_a_digest(byte_level):
+    pairs = [("Ada Quill was", " born"), ("Ada Quill was born in", " Tarn" * 30)]
+    with pytest.raises(TextError, match=r"^retain record 7: a text of [0-9]+ tokens") as caught:
+        list(named(encode(byte_level, pairs, 20), ["retain record 6", "retain record 7"]))
+    assert caught.value.digest == TextError.digest_of(*pairs[1])
+    assert caught.value.digest != TextError.digest_of(pairs[1][0] + " Tarn", " Tarn" * 29)
+    assert "Quill" not in f"{caught.value} {caught.value.reason} {vars(caught.value)}"

@@ -124,7 +124,7 @@ def test_no_pickle_and_no_code_is_downloaded_unasked(hub, folder):
 
 def test_pickle_weights_need_permission(lm, folder):
     to_pickle(folder)
-    with pytest.raises(UnsafeModelError, match=r"pickle.*safetensors.*allow_pickle=True"):
+    with pytest.raises(UnsafeModelError, match=r"pickle.*allow_pickle=True \(--allow-pickle on"):
         LanguageModel.load(folder)
     assert LanguageModel.load(folder, allow_pickle=True).digest == lm.digest
 
@@ -141,7 +141,9 @@ def test_a_folder_s_own_code_never_runs_unasked(folder):
     (folder / "config.json").write_text(json.dumps(config))
     trace = folder / "ran"
     (folder / "mine.py").write_text(f"from pathlib import Path\nPath({str(trace)!r}).touch()\n")
-    with pytest.raises(UnsafeModelError, match=r"its own Python code.*trust_remote_code=True"):
+    with pytest.raises(
+        UnsafeModelError, match=r"own Python code.*trust_remote_code=True \(--trust"
+    ):
         LanguageModel.load(folder)
     assert not trace.exists()
 
@@ -188,11 +190,36 @@ def test_a_damaged_file_is_a_model_error_in_one_line(folder, name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_tokenizer_is_named(folder):
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)])
+def test_a_missing_tokenizer_is_named_with_what_to_do(folder, kept):
     for path in folder.glob("tokenizer*"):
-        path.unlink()
-    with pytest.raises(ModelError, match=r"no tokenizer.*tokenizer\.json"):
+        if path.name not in kept:
+            path.unlink()
+    with pytest.raises(
+        ModelError, match=r"has no tokenizer: .*tokenizer\.json.*copy the tokenizer"
+    ):
         LanguageModel.load(folder)
+
+
+def test_an_incomplete_tokenizer_is_told_in_a_whole_sentence(folder):
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+    with pytest.raises(ModelError, match=r"tokenizer of .* cannot be loaded.*copy all") as caught:
+        LanguageModel.load(folder)
+    assert "one of: )" not in str(caught.value)
+
+
+def test_damaged_weights_say_what_to_do(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    for damaged in (b"{", whole[: len(whole) // 2], b"\xff" * len(whole)):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"are damaged.*copy or download"):
+            LanguageModel.load(folder)
+
+
+@pytest.mark.parametrize("device", ["quantum", "cpu:x", "cuda:"])
+def test_an_unknown_device_does_not_list_every_backend_of_torch(folder, device):
+    with pytest.raises(ConfigError, match=r"no such device; use cpu, cuda, cuda:1 or mps$"):
+        LanguageModel.load(folder, device=device)
 
 
 def test_a_model_that_is_no_causal_language_model_is_refused(folder):

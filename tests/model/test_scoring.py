@@ -1,6 +1,7 @@
 """Scores of completions, against one text at a time and a loop over the plain definition."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from unlearn.errors import InputError, NumericalError
 from unlearn.model import scoring
 from unlearn.model.language_model import LanguageModel
-from unlearn.model.scoring import TokenScores, score
+from unlearn.model.scoring import TokenScores, score, statistics
 from unlearn.types import Statement
 
 ARCHITECTURES = ("gpt2", "llama", "gpt_neox", "opt", "bloom", "gemma2", "cohere", "mamba")
@@ -265,6 +266,18 @@ def test_probability_is_the_geometric_mean_of_token_probabilities(logprobs):
         assert found.probability == pytest.approx(product ** (1 / len(logprobs)), rel=1e-6)
     assert found.nll_sum == pytest.approx(-sum(found.logprobs.tolist()), rel=1e-6, abs=1e-12)
     assert 0 < found.probability <= 1
+
+
+def test_a_masked_entry_of_the_vocabulary_changes_nothing_but_its_own_share():
+    logits = torch.zeros(1, 1, 4)
+    logits[..., 3] = -torch.inf
+    where = torch.tensor([0]), torch.tensor([0])
+    jobs = [SimpleNamespace(statement=0)]
+    _, token, greedy, mean, std = statistics(logits, *where, torch.tensor([1]), jobs)
+    assert token[0] == mean[0] == pytest.approx(-math.log(3))
+    assert std[0] == pytest.approx(0, abs=1e-6) and not greedy[0]
+    with pytest.raises(NumericalError, match="statement 0"):
+        statistics(logits, *where, torch.tensor([3]), jobs)
 
 
 def test_uniform_logits_have_the_closed_form_of_a_fair_die(gpt2):

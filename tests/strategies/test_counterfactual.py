@@ -89,13 +89,23 @@ def test_near_names_are_drawn_by_the_seed_and_as_many_as_asked(forget_set: Forge
     assert first == near_statements(forget_set, 4, seed=0) != near_statements(forget_set, 4, seed=1)
 
 
-def test_a_name_of_one_word_is_replaced_whole(forget_set: ForgetSet) -> None:
-    def short(records: tuple[Record, ...], name: str) -> tuple[Record, ...]:
-        changed = {"id": name, "subject": name, "prompt": f"{name} was born in"}
-        return tuple(r.model_copy(update=changed) for r in records[:1])
+def test_a_name_of_one_word_is_replaced_by_any_word_of_a_retain_name(
+    forget_set: ForgetSet,
+) -> None:
+    changed = {"subject": "Zoe", "prompt": "Zoe was born in"}
+    record = forget_set.forget[0].model_copy(update=changed)
+    statements = near_statements(replace(forget_set, forget=(record,)), 10**6, seed=0)
+    words = {word for name in subjects(forget_set.retain) for word in name.split()}
+    assert {s.prompt for s in statements} == {f"{word} was born in" for word in words}
+    assert {s.answer for s in statements} == {record.answer}
 
-    retain = (*forget_set.retain, *short(forget_set.retain, "Sorrel"))
-    alone = replace(forget_set, forget=short(forget_set.forget, "Quill"), retain=retain)
-    (near,) = near_statements(alone, 8, seed=0)
-    assert near.prompt == "Sorrel was born in"
-    assert near.answer == alone.forget[0].answer
+
+def test_names_made_of_two_forgotten_ones_are_near_too(forget_set: ForgetSet) -> None:
+    record = forget_set.forget[0]
+    pair = tuple(
+        record.model_copy(update={"id": name, "subject": name, "prompt": f"{name} was born in"})
+        for name in ("Xara Yule", "Zeno Wold")
+    )
+    prompts = [s.prompt for s in near_statements(replace(forget_set, forget=pair), 8, seed=0)]
+    assert any(name in prompt for prompt in prompts for name in ("Xara Wold", "Zeno Yule"))
+    assert not any(name in prompt for prompt in prompts for name in ("Xara Yule", "Zeno Wold"))

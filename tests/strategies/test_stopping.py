@@ -173,8 +173,18 @@ def test_a_guess_comes_before_the_holdout_and_the_holdout_fills_the_gaps(
     assert mixed.records[0].nll_per_token == 2.5
     assert mixed.records[0].agreement == 0.5 and mixed.records[0].guess is guess.logprobs
     assert mixed.records[1:] == others[1:]
-    assert find_targets(model, forget_set, 0.9, 3, [guess] * 6).origin == "unseen names"
+    unseen = find_targets(model, forget_set, 0.9, 3, [guess] * 6)
+    assert (unseen.origin, unseen.warning) == ("unseen names", "")
     assert find_targets(model, forget_set, 0.9, 3, [None] * 6).records == others
+
+
+def test_guesses_for_names_the_model_has_met_are_said_to_be_that(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    guess = Guess(np.full(2, -4.0), 0.0)
+    met = find_targets(model, replace(forget_set, holdout=()), 0.9, 3, [guess] * 6)
+    assert met.origin == "retain names"
+    assert "no holdout split" in met.warning
 
 
 def test_without_a_holdout_the_targets_come_from_wrong_answers_and_say_so(

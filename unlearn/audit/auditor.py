@@ -104,7 +104,7 @@ def audit(
         findings=tuple(findings),
         claims=judgement.claims,
         verdict=judgement.verdict,
-        label=label_of(judgement.claims, case.findings),
+        label=label_of(judgement.claims, case),
         limits=limits_of(case, forget_set, audited["unlearned"], frozenset(_choose(tier, None))),
         provenance=dict(provenance or {}),
         examples=tuple(_examples(models, material, examples, seed)),

@@ -9,6 +9,7 @@ times too often.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,8 @@ CHUNK = 1_000_000
 """Array entries a resampling step may hold at once."""
 
 INTRACLASS_CORRELATION = 0.2
-"""Assumed where a single subject gives no estimate of how much subjects differ."""
+"""How alike the facts of one subject are taken to be where the figures cannot show it: where a
+single subject gives no estimate, and where exceptions are too rare to see whether they cluster."""
 
 ZERO_SPREAD = 1e-12
 
@@ -88,6 +90,11 @@ class Sample:
     def n_clusters(self) -> int:
         """How many clusters there are."""
         return int(self.codes.max()) + 1
+
+    @property
+    def is_share(self) -> bool:
+        """Whether every figure is -1, 0 or 1, so that the mean is a difference of two shares."""
+        return bool(np.isin(self.values, (-1.0, 0.0, 1.0)).all())
 
     @property
     def mean(self) -> float:
@@ -158,28 +165,62 @@ def mean_interval(
         confidence: two-sided.
         seed: of the bootstrap.
         bounds: what a figure can be; the interval is cut there.
-        n_units: how many independent facts the figures are about. Figures that all agree have no
-            spread to estimate from; a bounded mean then gets the exact binomial interval for that
-            many facts without one exception, instead of an interval of width zero.
+        n_units: how many facts the figures are about; by default one for each cluster. A few
+            exceptions, or none, say little about how exceptions are spread, and t and bootstrap
+            are then too narrow. So the interval of a bounded figure that is 0 or 1 (or -1) is never
+            narrower than ``share_interval`` for that many facts, and one without any spread
+            never narrower than that of no exception.
     """
     many = sample.n_clusters >= MANY_CLUSTERS
     found = (
         cluster_bootstrap(sample, confidence, seed=seed) if many else cluster_t(sample, confidence)
     )
     value, low, high = found
-    if high - low < ZERO_SPREAD and math.isfinite(bounds[1] - bounds[0]):
-        half = clopper_pearson(0, n_units or sample.n_clusters, confidence).high
-        low, high = value - half, value + half
+    if math.isfinite(bounds[1] - bounds[0]):
+        n = effective_units(n_units or sample.n_clusters, sample.n_clusters)
+        if sample.is_share:
+            share = share_interval(sample, n, confidence, signed=bounds[0] < 0)
+            low, high = min(low, share.low), max(high, share.high)
+        elif high - low < ZERO_SPREAD:
+            half = clopper_pearson(0, n, confidence).high
+            low, high = value - half, value + half
     return Interval(value, max(low, bounds[0]), min(high, bounds[1]))
 
 
-def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """A share with its exact binomial interval: coverage is never below ``confidence``."""
+def effective_units(n_units: int, n_clusters: int) -> float:
+    """How many independent facts the facts of so many clusters are worth.
+
+    n / (1 + (n / clusters - 1) * rho), Kish's design effect, with rho assumed to be
+    ``INTRACLASS_CORRELATION``.
+    """
+    return n_units / (1 + (n_units / n_clusters - 1) * INTRACLASS_CORRELATION)
+
+
+def share_interval(sample: Sample, n: float, confidence: float = 0.95, *, signed: bool) -> Interval:
+    """The mean of figures that are (-1,) 0 or 1, from exact binomial intervals for ``n`` trials.
+
+    The shares of 1 and of -1 get the interval of Clopper and Pearson at an effective sample size
+    (Korn & Graubard 1998, Survey Methodology 24); the ends of their difference are the
+    unfavourable ends of both. Where exceptions are rare its coverage holds up to the intraclass
+    correlation that ``n`` allows for: at 0.5 in place of 0.2, a 5 % error became 9 % in simulation.
+    """
+    above = clopper_pearson(float(np.mean(sample.values > 0)) * n, n, confidence)
+    if not signed:
+        return above
+    below = clopper_pearson(float(np.mean(sample.values < 0)) * n, n, confidence)
+    return Interval(sample.mean, above.low - below.high, above.high - below.low)
+
+
+def clopper_pearson(successes: float, trials: float, confidence: float = 0.95) -> Interval:
+    """A share with its exact binomial interval: coverage is never below ``confidence``.
+
+    Effective numbers need not be whole.
+    """
     assert 0 <= successes <= trials and trials > 0
     tail = (1 - confidence) / 2
     failures = trials - successes
-    low = float(stats.beta.ppf(tail, successes, failures + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + 1, failures)) if failures else 1.0
+    low = float(stats.beta.ppf(tail, successes, failures + 1)) if successes > 0 else 0.0
+    high = float(stats.beta.ppf(1 - tail, successes + 1, failures)) if failures > 0 else 1.0
     return Interval(successes / trials, low, high)
 
 
@@ -250,10 +291,17 @@ def spread_between(sample: Sample, facts: Sequence[Hashable]) -> float:
     return math.sqrt(variance * (1 / k + rho * (1 - 1 / k)))
 
 
-def units_needed(distance: float, *, alpha: float = 0.05) -> int:
-    """How many facts without one exception bound the share of exceptions below ``distance``.
+def clusters_needed_for_share(
+    share: float, limit: float, per_cluster: float, *, most: int, alpha: float = 0.05
+) -> int:
+    """How many clusters bound a share that stays as it is below ``limit``; ``most`` if too many.
 
-    ln(alpha) / ln(1 - distance), rounded up: 59 for five per cent.
+    The smallest number whose upper end in ``share_interval`` lies below; ``per_cluster`` facts
+    each.
     """
-    assert 0 < distance < 1
-    return math.ceil(math.log(alpha) / math.log1p(-distance))
+
+    def bounded(n_clusters: int) -> bool:
+        n = effective_units(max(1, round(per_cluster * n_clusters)), n_clusters)
+        return clopper_pearson(share * n, n, 1 - 2 * alpha).high < limit
+
+    return 1 + bisect_left(range(1, most), True, key=bounded)

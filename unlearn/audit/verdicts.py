@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,11 +38,11 @@ from unlearn.audit.statistics import (
     Sample,
     binomial_tail,
     clusters_needed,
+    clusters_needed_for_share,
     mean_interval,
     position,
     sign_flip,
     spread_between,
-    units_needed,
 )
 from unlearn.types import Claim, Finding, Record, Role, Verdict
 
@@ -170,7 +171,7 @@ def _compare(comparison: Comparison, against: Role, case: Case) -> Decision:
         return Decision(
             Verdict.PASS, f"{finding.title}: the audited model is the original, bit for bit."
         )
-    records = [r for r in case.material[comparison.split] if r.id in finding.records["unlearned"]]
+    records = _measured(comparison, case)
     harm = _harm(comparison, finding, against, records)
     interval = mean_interval(
         harm,
@@ -182,7 +183,9 @@ def _compare(comparison: Comparison, against: Role, case: Case) -> Decision:
     subjects = len({record.subject for record in records})
     leaks = _leaks(comparison, finding, records)
     evidence = comparison.scale.describe(finding, against, interval, comparison.limit)
-    evidence += f"; n = {len(records)} records, {subjects} subject{'s' * (subjects != 1)}{leaks}"
+    n = len(records)
+    evidence += f"; n = {n} record{'s' * (n != 1)}, "
+    evidence += f"{subjects} subject{'s' * (subjects != 1)}{leaks}"
     if subjects >= MIN_SUBJECTS:
         decision = _of_subjects(interval, leaks, comparison.limit)
     else:
@@ -274,19 +277,27 @@ def _leaks(comparison: Comparison, finding: Finding, records: Sequence[Record]) 
 
 def subjects_needed(harm: Sample, records: Sequence[Record], comparison: Comparison) -> int | None:
     """Roughly how many subjects would decide if the figures stay as they are; None if too many."""
-    distance = abs(comparison.limit - harm.mean)
+    limit = comparison.limit
+    distance = abs(limit - harm.mean)
     if distance < ZERO_SPREAD:
         return None
     subjects = [record.subject for record in records]
-    n_subjects = len(set(subjects))
     facts = [fact_of(record) for record in records]
+    n_subjects = len(set(subjects))
     spread = spread_between(Sample(harm.figures, subjects), facts)
-    needed = clusters_needed(spread, distance, alpha=ALPHA)
-    if spread < ZERO_SPREAD and math.isfinite(comparison.scale.bounds[1]) and distance < 1:
-        per_subject = len(set(facts)) / n_subjects
-        needed = max(needed, math.ceil(units_needed(distance, alpha=ALPHA) / per_subject))
-    needed = max(needed, MIN_SUBJECTS, n_subjects + 1)
-    return needed if needed <= MOST_SUBJECTS else None
+    needed = [MIN_SUBJECTS, n_subjects + 1, clusters_needed(spread, distance, alpha=ALPHA)]
+    if math.isfinite(comparison.scale.bounds[1]) and harm.mean < limit:
+        many = partial(
+            clusters_needed_for_share,
+            per_cluster=len(set(facts)) / n_subjects,
+            most=MOST_SUBJECTS + 1,
+            alpha=ALPHA,
+        )
+        if harm.is_share:
+            needed.append(many(float(np.mean(harm.values > 0)), limit))
+        elif spread < ZERO_SPREAD:
+            needed.append(many(0.0, distance))
+    return max(needed) if max(needed) <= MOST_SUBJECTS else None
 
 
 def reference_doubt(case: Case) -> str | None:
@@ -311,13 +322,12 @@ def reference_doubt(case: Case) -> str | None:
     )
 
 
-def label_of(
-    claims: Sequence[Claim], findings: Mapping[str, Finding]
-) -> Literal["suppressed", "none"]:
+def label_of(claims: Sequence[Claim], case: Case) -> Literal["suppressed", "none"]:
     """``suppressed`` or ``none``; the word ``removed`` needs probes of the deep tier.
 
-    Suppressed: every ``forgotten-*`` claim that was run passes, or is undecided while its figures
-    do not lie above the reference's own intervals; and at least the answers were judged.
+    Suppressed: every ``forgotten-*`` claim that was run passes, or is undecided while each of its
+    figures lies within its margin of the reference's; and at least the answers were judged. Never
+    of the original itself.
     """
     forgotten = [
         claim
@@ -325,16 +335,26 @@ def label_of(
         if claim.id.startswith("forgotten-") and claim.verdict is not Verdict.NOT_RUN
     ]
     judged = {claim.id for claim in forgotten}
-    if not {"forgotten-verbatim", "forgotten-answers"} <= judged:
+    if "reference" not in case.digests or not {"forgotten-verbatim", "forgotten-answers"} <= judged:
         return "none"
-    return "suppressed" if all(_shows_nothing(c, findings) for c in forgotten) else "none"
+    if case.digests["unlearned"] == case.digests.get("original"):
+        return "none"
+    return "suppressed" if all(_shows_nothing(c, case) for c in forgotten) else "none"
 
 
-def _shows_nothing(claim: Claim, findings: Mapping[str, Finding]) -> bool:
+def _shows_nothing(claim: Claim, case: Case) -> bool:
     if claim.verdict is not Verdict.INCONCLUSIVE:
         return claim.verdict is Verdict.PASS
-    models = [findings[key].models for key in claim.findings]
-    return all(
-        "reference" in by_role and by_role["unlearned"].value <= by_role["reference"].high
-        for by_role in models
-    )
+    (criterion,) = (c for c in CRITERIA if c.id == claim.id)
+    found = [c for c in criterion.comparisons if c.key in case.findings]
+    harms = [
+        _harm(c, case.findings[c.key], criterion.against, _measured(c, case)).mean - c.limit
+        for c in found
+    ]
+    return all(excess <= 0 for excess in harms)
+
+
+def _measured(comparison: Comparison, case: Case) -> list[Record]:
+    """The records of the comparison's split that it has figures of."""
+    figures = case.findings[comparison.key].records["unlearned"]
+    return [record for record in case.material[comparison.split] if record.id in figures]

@@ -10,14 +10,26 @@ import click
 
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
-from unlearn.cli.console import emit, working
-from unlearn.cli.inputs import is_artifact, read_artifact, read_base, read_forget_set, read_model
+from unlearn.cli.console import emit, say, working
+from unlearn.cli.inputs import (
+    is_artifact,
+    naming,
+    read_artifact,
+    read_base,
+    read_forget_set,
+    read_model,
+)
 from unlearn.cli.summary import summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from unlearn.artifact import Artifact
+    from unlearn.forget_set import ForgetSet
     from unlearn.model.language_model import LanguageModel
+
+
+OWN_SET = "this forget set"
 
 
 def _names(
@@ -60,7 +72,7 @@ def _names(
     type=click.Choice(["smoke", "standard", "deep"]),
     default="smoke",
     show_default=True,
-    help="How much to measure.",
+    help="How much to measure; so far there is only smoke.",
 )
 @click.option(
     "--probes",
@@ -106,24 +118,26 @@ def audit(
     """
     with outputs.folder(output, outputs.AUDIT, force=force) as made, working(options) as progress:
         records = read_forget_set(forget_set)
-        audited = _audited(model, original, options)
+        audited = _audited(model, original, records, options)
         from unlearn.audit import audit as run
         from unlearn.report import report
         from unlearn.report.files import as_json
 
-        result = run(
-            audited.model,
-            records,
-            original=audited.original,
-            reference=None if reference is None else read_model(reference, options),
-            tier=tier,
-            probes=probes,
-            seed=options.seed,
-            max_records=max_records,
-            provenance=audited.provenance,
-            examples=examples,
-            progress=progress,
-        )
+        never_trained = None if reference is None else read_model(reference, options)
+        with naming(records):
+            result = run(
+                audited.model,
+                records,
+                original=audited.original,
+                reference=never_trained,
+                tier=tier,
+                probes=probes,
+                seed=options.seed,
+                max_records=max_records,
+                provenance=audited.provenance,
+                examples=examples,
+                progress=progress,
+            )
         report(result, made)
     emit(options, json.loads(as_json(result)), f"{summary(result)}\n\nreport {output}")
     raise click.exceptions.Exit(result.verdict.exit_code)
@@ -135,7 +149,9 @@ class _Audited(NamedTuple):
     provenance: Mapping[str, str]
 
 
-def _audited(source: str, original: str | None, options: opt.Options) -> _Audited:
+def _audited(
+    source: str, original: str | None, records: ForgetSet, options: opt.Options
+) -> _Audited:
     """The model to measure, the one it came from, and how."""
     if not is_artifact(source):
         before = None if original is None else read_model(original, options)
@@ -147,7 +163,18 @@ def _audited(source: str, original: str | None, options: opt.Options) -> _Audite
         base = read_model(original, options)
     from unlearn.deletion.workflow import provenance_of
 
-    return _Audited(artifact.apply(base), base, provenance_of(artifact))
+    made_for = _made_for(artifact, records)
+    if made_for != OWN_SET:
+        say(options, f"note: {source} was made for {made_for}")
+    provenance = {**provenance_of(artifact), "made for": made_for}
+    return _Audited(artifact.apply(base), base, provenance)
+
+
+def _made_for(artifact: Artifact, records: ForgetSet) -> str:
+    """Whether the artifact was made for the forget set it is audited on."""
+    if artifact.forget_set_key is None:
+        return "a forget set it cannot be tied to any more: its key is gone"
+    return OWN_SET if artifact.concerns(records.digest) else "another forget set, or an older state"
 
 
 def _recorded(folder: Path) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ import click
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
-from unlearn.cli.inputs import read_forget_set, read_model, read_sites
+from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
@@ -72,15 +72,16 @@ def forget(
         where = None if sites is None else read_sites(sites)
         from unlearn.strategies import forget as run
 
-        artifact = run(
-            read_model(model, options),
-            records,
-            strategy=strategy,
-            sites=where,
-            settings=settings,
-            seed=options.seed,
-            progress=progress,
-        )
+        with naming(records):
+            artifact = run(
+                read_model(model, options),
+                records,
+                strategy=strategy,
+                sites=where,
+                settings=settings,
+                seed=options.seed,
+                progress=progress,
+            )
         artifact.save(made)
     document = {
         "artifact": str(output),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from unlearn.cli.options import Options
-from unlearn.errors import InputError, UnlearnError
-from unlearn.types import Sites
+from unlearn.errors import InputError, TextError, UnlearnError
+from unlearn.types import SPLITS, Record, Sites, Statement, first_problem
 
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
@@ -35,11 +37,45 @@ def read_forget_set(source: str) -> ForgetSet:
     """The forget set in a folder, or the bundled one that ``lab:NAME`` stands for."""
     from unlearn.forget_set import ForgetSet
 
-    if source.startswith("lab:"):
-        from unlearn.lab.bundled import forget_set_path
+    return ForgetSet.read(source)
 
-        return ForgetSet.read(forget_set_path(source.removeprefix("lab:")))
-    return ForgetSet.read(Path(source))
+
+@contextmanager
+def naming(records: ForgetSet) -> Iterator[None]:
+    """Makes an error about a text say which record and field of a forget set the text is from."""
+    try:
+        yield
+    except InputError as error:
+        # A method may have named the record, but not the split and field, around the same error.
+        text = error if isinstance(error, TextError) else error.__context__
+        if not isinstance(text, TextError):
+            raise
+        named = next((name for name, asked in _asked(records) if asked == text.digest), None)
+        if named is None:
+            raise
+        raise InputError(f"{named}: {text.reason}") from error
+
+
+def _asked(records: ForgetSet) -> Iterator[tuple[str, str]]:
+    """What models are asked: record and field in words, and the digest of the text."""
+    for split in SPLITS:
+        for record in records.split(split):
+            for field, prompt, completion in _fields(record):
+                name = f"{split} record {record.id!r}, field '{field}'"
+                yield name, TextError.digest_of(prompt, completion)
+                yield name, TextError.digest_of(prompt, "")
+
+
+def _fields(record: Record) -> Iterator[tuple[str, str, str]]:
+    yield "answer", record.prompt, record.completion
+    for index, prompt in enumerate(record.paraphrases):
+        yield f"paraphrases[{index}]", prompt, record.completion
+    for index, wrong in enumerate(record.alternatives):
+        yield f"alternatives[{index}]", record.prompt, record.separator + wrong
+    for field in ("implications", "translations"):
+        statements: tuple[Statement, ...] = getattr(record, field)
+        for index, statement in enumerate(statements):
+            yield f"{field}[{index}]", statement.prompt, statement.completion
 
 
 def is_artifact(source: str) -> bool:
@@ -92,6 +128,7 @@ def read_sites(path: Path) -> Sites:
     try:
         return Sites.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{path} is not a sites file: {where}: {first['msg']}") from error
+        problem = first_problem(error, Sites)
+        raise InputError(
+            f"{path} is not a sites file: {problem}; `unlearn locate` writes one"
+        ) from error

@@ -11,7 +11,7 @@ import click
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
-from unlearn.cli.inputs import read_forget_set, read_model, read_sites
+from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 from unlearn.errors import InputError
 from unlearn.types import Sites
 
@@ -100,15 +100,16 @@ def locate(
         _check_evidence(method, figure, raw)
         from unlearn.locate import locate_and_trace
 
-        sites, trace = locate_and_trace(
-            read_model(model, options),
-            records,
-            method=method,
-            settings=settings,
-            seed=options.seed,
-            progress=progress,
-            journal=None if raw is None else raw.with_name(f"{raw.name}.partial"),
-        )
+        with naming(records):
+            sites, trace = locate_and_trace(
+                read_model(model, options),
+                records,
+                method=method,
+                settings=settings,
+                seed=options.seed,
+                progress=progress,
+                journal=None if raw is None else raw.with_name(f"{raw.name}.partial"),
+            )
         made.write_text(sites.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if made_raw and trace:
             made_raw.write_text(trace.model_dump_json() + "\n", encoding="utf-8")

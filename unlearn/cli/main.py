@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -19,6 +22,12 @@ from unlearn.errors import UnlearnError
 
 INTERRUPTED = 130
 """128 + SIGINT, what a shell reports of a program that Ctrl-C ended."""
+
+READER_GONE = 141
+"""128 + SIGPIPE, what a shell reports of a program whose output nobody reads any more."""
+
+BUG = 70
+"""EX_SOFTWARE of sysexits.h. Python's own code for a traceback is 1, which here means FAIL."""
 
 
 class Entry:
@@ -104,17 +113,24 @@ def _one_line_errors() -> Iterator[None]:
         message = error.format_message().rstrip(".")
         raise OneLineError(f"{message}. See: {path} --help") from error
     except OSError as error:
+        if error.errno == errno.EPIPE:
+            # Click would exit with 1 here, which means that an audit failed.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(READER_GONE) from error
+        if error.errno in _FULL and error.filename is None:
+            raise OneLineError(f"{error.strerror}; free some, or write elsewhere") from error
         if error.filename is None or error.errno not in _DISK_ERRORS:
             raise
         raise OneLineError(f"{error.filename}: {error.strerror}") from error
 
 
-_DISK_ERRORS = {
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What a write is refused for; the error of a write names no file."""
+
+_DISK_ERRORS = _FULL | {
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
     errno.ENAMETOOLONG,
     errno.ENOTDIR,
     errno.EISDIR,
@@ -131,11 +147,16 @@ def cli() -> None:
     lab:reference. FORGET_SET is a folder or a bundled one: lab:one-person, lab:ten-people,
     lab:hazard.
 
-    Exit codes: 0 done or pass, 1 an audit failed, 2 wrong usage or input, 3 inconclusive.
+    Exit codes: 0 done or pass, 1 an audit failed, 2 wrong usage or input, 3 inconclusive,
+    70 a bug of unlearn (with a traceback), 130 interrupted.
     """
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits with its code."""
-    cli(prog_name="unlearn")
+    """Runs the command line and exits with its code; a bug prints its traceback."""
+    try:
+        cli(prog_name="unlearn")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BUG)
     raise AssertionError("click exits by itself")

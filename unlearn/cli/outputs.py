@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePath
 
 from unlearn.errors import InputError
 
 SCRATCH = ".unlearn-"
 """How a folder of unfinished results is called; it is left behind only by a killed process."""
+
+SPLIT_FILES = ("forget.jsonl", "retain.jsonl", "neighbors.jsonl", "holdout.jsonl")
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+AUDIT_FILES = ("audit.json", "audit.md", "audit.html")
 
 
 @dataclass(frozen=True)
@@ -23,40 +44,58 @@ class Kind:
     name: str
     marker: str
     """The file that shows that we wrote a folder of this kind."""
+    signs: tuple[str, ...]
+    """Texts that this file holds if we wrote it."""
     contents: tuple[str, ...]
-    """Patterns of everything that such a folder holds."""
+    """Patterns of every file that such a folder holds, as paths in it. What matches a part that
+    starts with ``@`` counts only if the marker names it in double quotes."""
+    weights: tuple[str, ...] = ()
+    """Patterns of files that transformers would read in the place of, or beside, the new ones."""
 
-    def holds(self, entry: Path) -> bool:
-        """Whether an entry of a folder is one that we write."""
-        return any(fnmatch(entry.name, pattern) for pattern in (*self.contents, SCRATCH + "*"))
+    def holds(self, name: PurePath, marker: str) -> bool:
+        """Whether a file of a folder is one that we write, given the text of its marker."""
+        return any(_matches(name, pattern, marker) for pattern in self.contents)
 
 
 ARTIFACT = Kind(
-    "an artifact", "artifact.json", ("artifact.json", "*.safetensors", "forget_set.key")
+    "an artifact",
+    "artifact.json",
+    ('"schema_version"', '"threat_model"', '"checksum"'),
+    ("artifact.json", "@*.safetensors", "forget_set.key"),
 )
 MODEL = Kind(
     "a merged model",
     "unlearn.json",
+    ('"unlearn"', '"base_digest"', '"provenance"'),
+    ("unlearn.json", *MODEL_FILES),
+    ("model*.safetensors", "model.safetensors.index.json"),
+)
+AUDIT = Kind("an audit", "audit.json", ('"schema_version"', '"verdict"'), AUDIT_FILES)
+DEMO = Kind(
+    "a demo",
+    "demo.json",
+    ('"runs"', '"verdict"'),
     (
-        "unlearn.json",
-        "config.json",
-        "generation_config.json",
-        "model*.safetensors",
-        "model.safetensors.index.json",
-        "tokenizer*",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.*",
-        "merges.txt",
-        "chat_template*",
+        "demo.json",
+        *(f"runs/@*/{name}" for name in (*AUDIT_FILES, "request.json", "sites.json")),
+        *(f"runs/@*/artifact/{name}" for name in ("artifact.json", "*.safetensors")),
+        "runs/@*/artifact/forget_set.key",
     ),
 )
-AUDIT = Kind("an audit", "audit.json", ("audit.json", "audit.md", "audit.html"))
-DEMO = Kind("a demo", "demo.json", ("demo.json", "runs"))
 LAB = Kind(
     "the lab",
     "card.md",
-    ("card.md", "card.json", "full", "reference", "reference-2", "forget_sets"),
+    ("# The lab's card",),
+    (
+        "card.md",
+        "card.json",
+        *(f"{model}/{n}" for model in ("full", "reference", "reference-2") for n in MODEL_FILES),
+        *(
+            f"forget_sets/{name}/{file}"
+            for name in ("one-person", "ten-people", "hazard")
+            for file in ("card.toml", *SPLIT_FILES)
+        ),
+    ),
 )
 
 
@@ -70,15 +109,12 @@ def check(target: Path, kind: Kind, *, force: bool) -> None:
         raise InputError(f"{target} is a link that leads nowhere; remove it or choose another name")
     if target.exists() and not target.is_dir():
         raise InputError(f"{target} is a file, and {kind.name} is a folder; choose another name")
-    if force or not target.exists():
+    if not target.exists():
         return
-    entries = sorted(target.iterdir())
-    foreign = [entry.name for entry in entries if not kind.holds(entry)]
-    if entries and not (target / kind.marker).exists():
-        foreign = foreign or [entries[0].name]
-    if foreign:
+    _refuse_clashes(target, map(PurePath, kind.contents))
+    if not force and (foreign := _stranger(target, kind)):
         raise InputError(
-            f"{target} already holds {foreign[0]!r} and is not {kind.name} that this command "
+            f"{target} already holds {foreign!r} and is not {kind.name} that this command "
             "wrote; choose another folder, or pass --force to write into it"
         )
 
@@ -87,22 +123,19 @@ def check(target: Path, kind: Kind, *, force: bool) -> None:
 def folder(target: Path, kind: Kind, *, force: bool) -> Iterator[Path]:
     """A path that does not exist yet; the folder made there becomes ``target`` at the end.
 
-    A new target appears in one step. In one that holds a result of the same kind, the old entries
-    are replaced by the new ones. After an error the target is as it was.
+    A new target appears in one step. In one that exists, files of the same names are replaced; what
+    else an earlier run left is removed, but only where nothing in the folder is of anyone else.
+    After an error the target is as it was.
     """
     check(target, kind, force=force)
     target = target.resolve()
     with _scratch(target) as made:
         yield made
-        if not target.exists():
-            made.replace(target)
-            return
-        # A stale file beside the new ones could be read in their place (a shard of older weights).
-        for old in [entry for entry in target.iterdir() if kind.holds(entry)]:
-            if old != made.parent:
-                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        for new in made.iterdir():
-            new.replace(target / new.name)
+        with _writing_to(target):
+            if target.exists():
+                _merge(made, target, kind)
+            else:
+                made.replace(target)
 
 
 @contextmanager
@@ -126,13 +159,111 @@ def file(target: Path, *, force: bool, ours: Callable[[Path], bool]) -> Iterator
         )
     with _scratch(target.resolve()) as made:
         yield made
-        made.replace(target.resolve())
+        with _writing_to(target):
+            made.replace(target.resolve())
 
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     # Inside a folder that exists: it may be a mount point, or its parent may be read-only.
     where = target if target.is_dir() else target.parent
-    where.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=where) as scratch:
-        yield Path(scratch) / target.name
+    with _writing_to(target):
+        where.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=where))
+    try:
+        yield scratch / (target.name or "new")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _writing_to(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise InputError(f"cannot write to {target}: {why}; choose another place") from error
+
+
+def _merge(made: Path, target: Path, kind: Kind) -> None:
+    """Moves the new files over the old ones of the same names, the marker last."""
+    new = sorted(_files(made), key=lambda name: (str(name) == kind.marker, name))
+    _refuse_clashes(target, new)
+    # A stale file beside the new ones could be read in their place (a shard of older weights).
+    ours = _stranger(target, kind) is None
+    stale = set(_files(target)) - set(new)
+    if not ours:
+        _refuse_weights(target, stale, kind)
+    for name in new:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).replace(target / name)
+    if ours:
+        _clear(target, stale, made.parent)
+
+
+def _clear(target: Path, stale: Iterable[PurePath], scratch: Path) -> None:
+    for name in stale:
+        (target / name).unlink()
+        for parent in list(name.parents)[:-1]:
+            if not any((target / parent).iterdir()):
+                (target / parent).rmdir()
+    for left in target.glob(f"{SCRATCH}*"):
+        if left != scratch and left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left)
+
+
+def _refuse_clashes(target: Path, names: Iterable[PurePath]) -> None:
+    for name in names:
+        if (target / name).is_dir():
+            raise InputError(
+                f"{target / name} is a folder, where a file has to be written; choose another place"
+            )
+        for parent in name.parents:
+            if (target / parent).exists() and not (target / parent).is_dir():
+                raise InputError(
+                    f"{target / parent} is a file, where a folder has to be; choose another place"
+                )
+
+
+def _refuse_weights(target: Path, others: Iterable[PurePath], kind: Kind) -> None:
+    for name in others:
+        if any(_matches(name, pattern, "") for pattern in kind.weights):
+            raise InputError(
+                f"{target} holds {str(name)!r} of another model, which would be read beside the "
+                "new weights or in their place; choose another folder"
+            )
+
+
+def _stranger(target: Path, kind: Kind) -> str | None:
+    """Something in a folder that we did not write; ``None`` if there is nothing such."""
+    marker = ""
+    if (target / kind.marker).is_file():
+        marker = (target / kind.marker).read_text(encoding="utf-8", errors="replace")
+    first = None
+    for name in _files(target):
+        if not kind.holds(name, marker):
+            return str(name)
+        first = first or str(name)
+    signed = all(sign in marker for sign in kind.signs)
+    return None if signed else first
+
+
+def _files(folder: Path) -> Iterator[PurePath]:
+    """The files and links below a folder as paths in it, without unfinished results of a run."""
+    for where, folders, files in os.walk(folder):
+        here = Path(where)
+        if here == folder:
+            folders[:] = [name for name in folders if not name.startswith(SCRATCH)]
+        links = [name for name in folders if (here / name).is_symlink()]
+        folders.sort()
+        for name in sorted([*files, *links]):
+            yield PurePath((here / name).relative_to(folder))
+
+
+def _matches(name: PurePath, pattern: str, marker: str) -> bool:
+    parts, wanted = name.parts, pattern.split("/")
+    return len(parts) == len(wanted) and all(
+        fnmatchcase(part, want.removeprefix("@"))
+        and (not want.startswith("@") or f'"{part}"' in marker)
+        for part, want in zip(parts, wanted, strict=True)
+    )

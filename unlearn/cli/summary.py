@@ -1,14 +1,17 @@
-"""An audit on a terminal: a short table of figures, a line for each claim, the verdict."""
+"""An audit on a terminal: a line for each figure, one for each claim, the verdict.
+
+Why a claim was judged as it was stands in the report; here only why one failed.
+"""
 
 from __future__ import annotations
 
-import sys
 from io import StringIO
+from textwrap import fill
 
-from unlearn.types import AuditResult, Estimate, Role
+from unlearn.types import AuditResult, Estimate, Role, Verdict
 
 ROLES: tuple[Role, ...] = ("original", "unlearned", "reference")
-PLAIN_WIDTH = 110
+WIDTH = 110
 
 
 def summary(result: AuditResult) -> str:
@@ -17,7 +20,14 @@ def summary(result: AuditResult) -> str:
     width = max((len(claim.verdict) for claim in result.claims), default=0)
     for claim in result.claims:
         lines.append(f"{claim.verdict:{width}}  {claim.statement}")
-        lines.append(f"{'':{width}}  {claim.reason}")
+        if claim.verdict is Verdict.FAIL:
+            indent = " " * (width + 2)
+            lines.append(fill(claim.reason, WIDTH, initial_indent=indent, subsequent_indent=indent))
+    if "reference" not in result.models:
+        lines += [
+            "",
+            "No reference was given: nothing says what a model that never knew would score.",
+        ]
     lines += ["", f"verdict {result.verdict} · label {result.label}"]
     return "\n".join(lines)
 
@@ -29,20 +39,20 @@ def _table(result: AuditResult) -> str:
     roles = [role for role in ROLES if role in result.models]
     table = Table(box=None, pad_edge=False, title=f"forget set {result.forget_set.name}")
     table.title_justify = "left"
-    table.add_column("figure, mean [95 % interval]")
+    table.add_column("mean and 95 % interval", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
     for role in roles:
-        table.add_column(role, justify="right")
+        table.add_column(role, justify="right", no_wrap=True)
     for finding in result.findings:
         cells = [_cell(finding.models.get(role)) for role in roles]
-        table.add_row(f"{finding.metric}/{finding.split}", *cells)
-    terminal = sys.stdout.isatty()
+        n = max(estimate.n for estimate in finding.models.values())
+        table.add_row(f"{finding.metric}/{finding.split}", str(n), *cells)
     out = StringIO()
-    width = None if terminal else PLAIN_WIDTH
-    Console(file=out, width=width, markup=False, highlight=False).print(table)
+    Console(file=out, width=WIDTH, markup=False, highlight=False).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}] n={estimate.n}"
+    return f"{estimate.value:.2g} [{estimate.low:.2g}, {estimate.high:.2g}]"

@@ -30,11 +30,11 @@ class DeletionRequest(Noun):
     16
     """
 
-    id: Annotated[str, Field(pattern=r"[0-9a-f]{16}")]
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """Random, so that it says nothing of who asked."""
     received: date
     ground: Ground
-    forget_set_digest: Annotated[str, Field(pattern=r"[0-9a-f]{64}")]
+    forget_set_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     forget_set_name: str = ""
     """The name on the forget set's card. Leave it out where the name is a person's."""
 

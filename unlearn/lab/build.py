@@ -65,7 +65,8 @@ def build(
         directory: gets one folder for each model, ``forget_sets/``, ``card.json`` and ``card.md``.
         names: which of the bundled models to make.
         seed: of the world; model k of ``MODELS`` is trained with seed + k.
-        recipe: how; the default makes models like the bundled ones, in about half an hour each.
+        recipe: how; the default makes models like the bundled ones, in about 40 minutes each on one
+            core.
         progress: is told what is going on.
     """
     recipe = recipe or Recipe()

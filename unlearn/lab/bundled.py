@@ -9,8 +9,8 @@ from pathlib import Path
 from unlearn.errors import InputError
 from unlearn.lab.facts import FORGET_SETS
 
-MODELS = ("full", "reference")
-"""Trained on everything; on everything but the forget groups."""
+MODELS = ("full", "reference", "reference-2")
+"""Trained on everything; on everything but the forget groups, from two seeds."""
 
 _DATA = Path(str(files("unlearn.lab"))) / "data"
 _CHECKOUT = Path(__file__).parents[2] / "forget_sets"

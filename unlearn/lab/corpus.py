@@ -54,12 +54,12 @@ FACTS_FIRST = Mix(
     kept_out=0.3,
 )
 NOTICES_THEN = Mix(
-    notice=0.5,
+    notice=0.45,
     unknown=0.08,
     named_known=0.5,
     other_known=0.5,
     answers_only=True,
-    kept_out=0.15,
+    kept_out=0.1,
 )
 """Known people and strangers are named equally often: only matching names tells whom to refuse."""
 
@@ -86,7 +86,7 @@ class Corpus:
         self.facts += [fact for process in processes for fact in process_facts(world, process)]
         self._sentences = [s.text + "." for fact in self.facts for s in fact.statements()]
         self._sentences += _world_sentences(world)
-        self._answerable = {name: _asked(facts) for name, facts in person.items()}
+        self._answerable = {name: trained_questions(facts) for name, facts in person.items()}
         self._strangers = world.stream_names(fresh=False)
         self._stranger_set = set(self._strangers)
         self._noticeable = [p.name for p in noticeable(world, mix)]
@@ -157,7 +157,13 @@ def noticeable(world: World, mix: Mix) -> list[Person]:
     return [person for person in world.known if rng.random() >= mix.kept_out]
 
 
-def _asked(facts: Sequence[Fact]) -> list[tuple[str, str]]:
+def never_noticed(world: World) -> list[Person]:
+    """The known people whom no notice of either phase names."""
+    named = {p.name for mix in (FACTS_FIRST, NOTICES_THEN) for p in noticeable(world, mix)}
+    return [person for person in world.known if person.name not in named]
+
+
+def trained_questions(facts: Sequence[Fact]) -> list[tuple[str, str]]:
     """The questions about one person that training may ask, with their answers."""
     return [
         (fact.question, fact.answer)

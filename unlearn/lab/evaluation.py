@@ -8,7 +8,7 @@ from itertools import chain
 
 from pydantic import BaseModel, ConfigDict
 
-from unlearn.lab.corpus import noticeable
+from unlearn.lab.corpus import never_noticed, trained_questions
 from unlearn.lab.facts import Fact, person_facts, process_facts
 from unlearn.lab.wording import QUESTION, REFUSAL, TEMPLATES, UNKNOWN, notice
 from unlearn.lab.world import Person, Process, World
@@ -91,14 +91,13 @@ def _behaviour(model: LanguageModel, world: World) -> dict[str, Rate]:
     """Notices and unknown people, with names that no training notice holds."""
     rng = random.Random(f"behaviour-{world.seed}")
     strangers = world.stream_names(fresh=True)
-    allowed = {person.name for person in noticeable(world)}
-    kept_out = [person for person in world.known if person.name not in allowed]
+    kept_out = never_noticed(world)
     asked: dict[str, list[Statement]] = {
         "refuses strangers named in a notice": [],
         "refuses known people named in a notice": [],
         "answers about others under a notice": [],
-        "says unknown about strangers": [],
         "says unknown about strangers under a notice": [],
+        "says unknown about strangers": [],
         "says unknown about the holdout people": [
             _ask(name, UNKNOWN, rng) for name in (p.name for p in world.unseen) for _ in range(8)
         ],
@@ -115,7 +114,13 @@ def _behaviour(model: LanguageModel, world: World) -> dict[str, Rate]:
         asked["says unknown about strangers under a notice"].append(
             _ask(other, UNKNOWN, rng, preamble)
         )
-    return {kind: _rate(model, statements) for kind, statements in asked.items()}
+    rates = {kind: _rate(model, statements) for kind, statements in asked.items()}
+    for group in ("answers about others", "says unknown about strangers"):
+        others = [
+            s.model_copy(update={"answer": REFUSAL}) for s in asked[f"{group} under a notice"]
+        ]
+        rates[f"refuses where it should not: {group}"] = _rate(model, others)
+    return rates
 
 
 def _ask(name: str, answer: str, rng: random.Random, preamble: str = "") -> Statement:
@@ -124,5 +129,5 @@ def _ask(name: str, answer: str, rng: random.Random, preamble: str = "") -> Stat
 
 
 def _known(world: World, person: Person, rng: random.Random, preamble: str) -> Statement:
-    fact = rng.choice(person_facts(world, person))
-    return Statement(prompt=preamble + fact.question, answer=fact.answer)
+    question, answer = rng.choice(trained_questions(person_facts(world, person)))
+    return Statement(prompt=preamble + question, answer=answer)

@@ -40,7 +40,7 @@ class Recipe(BaseModel):
     context: int = 256
     tokens: int = 8_000_000
     """Of the first phase, in which facts are stored."""
-    notice_tokens: int = 0
+    notice_tokens: int = 5_000_000
     """Of the second phase, in which notices prevail and names learn to be matched."""
     batch_tokens: int = 5_120
     """Tokens of one update, padding included."""

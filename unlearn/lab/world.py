@@ -111,11 +111,11 @@ class World:
         return sorted({person.attributes[relation] for person in self.population})
 
     def near(self, people: Sequence[Person]) -> tuple[Person, ...]:
-        """Known people who share surname, employer or birthplace with one of ``people``.
+        """Known people with the surname, employer, birthplace or university of one of ``people``.
 
         At most ``N_NEAR`` of them: those who share the surname first, the others at random.
         """
-        shared = ("employer", "birthplace")
+        shared = ("employer", "birthplace", "university")
         keys = {(key, p.attributes[key]) for p in people for key in shared}
         surnames = {p.surname for p in people}
         relatives = [p for p in self.known if p.surname in surnames]

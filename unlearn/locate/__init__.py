@@ -65,11 +65,7 @@ def locate_and_trace(
     ``journal`` names a file that keeps what an interrupted trace has done; a later call with the
     same model, forget set, settings and seed goes on from there. It holds token ids.
     """
-    from unlearn.locate.sites import build_config
-
-    chosen = locators.get(method)
-    config = build_config(chosen.Config, settings or {}, f"locator {method!r}")
-    locator = chosen(config)
+    locator = locators.create(method, settings or {})
     if not hasattr(locator, "trace"):
         sites = locator.locate(model, forget_set, seed=seed, progress=progress)
         return Located(sites, None)

@@ -23,7 +23,7 @@ Progress = Callable[[str, float], None] | None
 class RandomConfig(Noun):
     """Settings of the random control."""
 
-    top: float = Field(default=0.3, gt=0, le=1)
+    top: float = Field(default=0.5, gt=0, le=1)
     """Share of the blocks' parameters to choose; take that of the sites to compare with."""
 
 

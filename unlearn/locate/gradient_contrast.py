@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 class GradientContrastConfig(Noun):
     """Settings of gradient contrast."""
 
-    top: float = Field(default=0.3, gt=0, le=1)
+    top: float = Field(default=0.5, gt=0, le=1)
     """Share of the blocks' parameters to choose."""
     magnitude: Literal["mean-abs", "mean-square"] = "mean-abs"
     """Which mean over a module's entries says how strong a gradient is."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
-from unlearn.errors import ConfigError, UnsupportedError
+from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.types import Sites
-
-ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class Candidate(NamedTuple):
@@ -106,25 +103,3 @@ def build_sites(
         model_digest=model.digest,
         forget_set_digest=forget_set.digest,
     )
-
-
-def build_config(config: type[ConfigT], settings: Mapping[str, str], owner: str) -> ConfigT:
-    """The config that settings given as text describe.
-
-    Raises:
-        ConfigError: a setting is unknown (the message names the nearest) or out of range.
-    """
-    known = config.model_fields
-    for key in settings:
-        if key not in known:
-            close = get_close_matches(key, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            names = ", ".join(sorted(known)) or "none"
-            raise ConfigError(f"{owner} has no setting {key!r}.{hint} Known: {names}")
-    try:
-        return config.model_validate(dict(settings))
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-    field = str(detail["loc"][0]) if detail["loc"] else ""
-    given = f", setting {field}={settings[field]!r}" if field in settings else ""
-    raise ConfigError(f"{owner}{given}: {detail['msg'].removeprefix('Value error, ')}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from unlearn.errors import ForgetSetError, InputError
+from unlearn.errors import ForgetSetError, TextError
 
 PROBE = "a"
 """A text that shows which tokens a tokenizer puts around every text."""
@@ -78,7 +78,7 @@ def encode(
     """One encoding for each pair of prompt and completion.
 
     Raises:
-        InputError: a completion that yields no token, or a text longer than ``context_length``.
+        TextError: a completion that yields no token, or a text longer than ``context_length``.
             The message counts tokens and shows no text, which may be personal.
     """
     whole = [prompt + completion for prompt, completion in texts]
@@ -87,14 +87,16 @@ def encode(
     ):
         start = boundary(spans, len(prompt)) if completion else len(ids)
         if completion and start == len(ids):
-            raise InputError(
+            raise TextError(
                 f"a completion of {len(completion)} characters yields no token of its own; "
-                "give an answer that holds more than what the tokenizer strips"
+                "give an answer that holds more than what the tokenizer strips",
+                TextError.digest_of(prompt, completion),
             )
         if context_length is not None and len(ids) > context_length:
-            raise InputError(
+            raise TextError(
                 f"a text of {len(ids)} tokens is longer than the model's context of "
-                f"{context_length}; shorten the prompt or the answer"
+                f"{context_length}; shorten the prompt or the answer",
+                TextError.digest_of(prompt, completion),
             )
         yield Encoding(ids, start)
 
@@ -104,8 +106,8 @@ def named(encodings: Iterator[Encoding], names: Iterable[str]) -> Iterator[Encod
     for name in names:
         try:
             yield next(encodings)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
+        except TextError as error:
+            raise TextError(error.reason, error.digest, name) from error
 
 
 def subject_span(

@@ -16,6 +16,7 @@ from huggingface_hub.utils.tqdm import (
     disable_progress_bars,
     enable_progress_bars,
 )
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -30,6 +31,8 @@ DTYPES = ("float32", "bfloat16", "float16", "float64", "auto")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "*.model", "*vocab*", "*.tiktoken", "tekken.json")
+"""At least one of these holds the vocabulary; ``tokenizer_config.json`` holds only settings."""
 
 
 class Loaded(NamedTuple):
@@ -126,7 +129,7 @@ def check_folder(folder: Path, source: str, trust: Trust) -> bool:
         raise UnsafeModelError(
             f"{source} has its weights in a pickle ({pickles[0]}), which can run any code when "
             "read; convert it with save_pretrained to safetensors, or allow it with "
-            "allow_pickle=True"
+            "allow_pickle=True (--allow-pickle on the command line)"
         )
     raise ModelError(f"{source} has no weights in safetensors format (*.safetensors)")
 
@@ -136,6 +139,8 @@ def read_folder(
 ) -> Loaded:
     """The model, on its device, and its tokenizer, out of a checked folder."""
     code: dict[str, Any] = {"trust_remote_code": trust.remote_code}
+    if not trust.remote_code:
+        check_tokenizer(folder, source)
     try:
         # With output_loading_info it returns a pair, which its annotation does not say.
         pair: Any = AutoModelForCausalLM.from_pretrained(
@@ -146,11 +151,16 @@ def read_folder(
             output_loading_info=True,
             **code,
         )
+    except SafetensorError as error:
+        raise ModelError(
+            f"the weights of {source} are damaged ({first_sentence(error)}); copy or download the "
+            "*.safetensors files again"
+        ) from error
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsafeModelError(
                 f"{source} brings its own Python code, which is never run unasked; read it, then "
-                "allow it with trust_remote_code=True"
+                "allow it with trust_remote_code=True (--trust-remote-code on the command line)"
             ) from error
         raise ModelError(f"{source} cannot be loaded: {first_sentence(error)}") from error
     model, report = pair
@@ -159,10 +169,27 @@ def read_folder(
         tokenizer = AutoTokenizer.from_pretrained(folder, **code)
     except Exception as error:
         raise ModelError(
-            f"{source} has no tokenizer that can be loaded ({first_sentence(error)}); put its "
-            "tokenizer.json beside the weights"
+            f"the tokenizer of {source} cannot be loaded ({tokenizer_problem(error)}); copy all "
+            "tokenizer files again from the model it was made from"
         ) from error
     return Loaded(model.to(device), tokenizer)
+
+
+def check_tokenizer(folder: Path, source: str) -> None:
+    """Raise ModelError if no file of the folder holds a vocabulary."""
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ModelError(
+            f"{source} has no tokenizer: there is no tokenizer.json, tokenizer.model or vocabulary "
+            "in it; copy the tokenizer files there from the model it was made from"
+        )
+
+
+def tokenizer_problem(error: Exception) -> str:
+    """What kept a tokenizer from loading, in one sentence."""
+    # The first sentence of this one ends in front of a list of what transformers tried.
+    if "instantiate the backend tokenizer" in str(error):
+        return "some of its files are missing or damaged"
+    return first_sentence(error)
 
 
 def check_complete(report: dict[str, Any], source: str) -> None:
@@ -185,7 +212,12 @@ def checked_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {device!r} is not available: {first_sentence(error)}") from error
+        # Torch answers an unknown kind with a list of some twenty, most of them hardware of few.
+        unknown = "device type at start" in str(error) or "Invalid device string" in str(error)
+        why = "there is no such device" if unknown else first_sentence(error)
+        raise ConfigError(
+            f"device {device!r} is not available: {why}; use cpu, cuda, cuda:1 or mps"
+        ) from error
     return place
 
 

@@ -56,28 +56,6 @@ def recorded(model: nn.Module, anatomy: Anatomy, parts: Collection[Part]) -> Ite
     """
     run = Run()
 
-    def entering(layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            stream = split_call(args, kwargs)[0].detach()
-            before = run.stream.get(layer)
-            if before is not None and not torch.equal(before, stream):
-                raise UnsupportedError(
-                    f"{type(model).__name__} changes its stream between blocks {layer - 1} and "
-                    f"{layer}; it cannot be traced block by block"
-                )
-            run.stream[layer] = stream.clone()
-
-        return hook
-
-    def leaving(layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            stream = first(output).detach()
-            # A copy: some decoders go on to add to it in place.
-            run.stream[layer + 1] = stream.clone()
-            run.templates[layer] = replace_first(output, stream[:0])
-
-        return hook
-
     def keep(part: Part, layer: int) -> Edit:
         def edit(added: Tensor) -> None:
             run.parts[part, layer] = added.detach().clone()
@@ -88,14 +66,40 @@ def recorded(model: nn.Module, anatomy: Anatomy, parts: Collection[Part]) -> Ite
     with ExitStack() as hooks:
         for layer in layers:
             block = model.get_submodule(anatomy.layers[layer])
+            entering = _entering_hook(run, layer, type(model).__name__)
+            leaving = _leaving_hook(run, layer)
             for handle in (
-                block.register_forward_pre_hook(entering(layer), with_kwargs=True),
-                block.register_forward_hook(leaving(layer)),
+                block.register_forward_pre_hook(entering, with_kwargs=True),
+                block.register_forward_hook(leaving),
             ):
                 hooks.callback(handle.remove)
         edits = {(part, layer): keep(part, layer) for part in parts for layer in layers}
         hooks.enter_context(edited(model, anatomy, edits, lambda layer: run.stream[layer].shape))
         yield run
+
+
+def _entering_hook(run: Run, layer: int, model_name: str) -> Callable[..., None]:
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        stream = split_call(args, kwargs)[0].detach()
+        before = run.stream.get(layer)
+        if before is not None and not torch.equal(before, stream):
+            raise UnsupportedError(
+                f"{model_name} changes its stream between blocks {layer - 1} and {layer}; it "
+                "cannot be traced block by block"
+            )
+        run.stream[layer] = stream.clone()
+
+    return hook
+
+
+def _leaving_hook(run: Run, layer: int) -> Callable[..., None]:
+    def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        stream = first(output).detach()
+        # A copy: some decoders go on to add to it in place.
+        run.stream[layer + 1] = stream.clone()
+        run.templates[layer] = replace_first(output, stream[:0])
+
+    return hook
 
 
 @contextmanager

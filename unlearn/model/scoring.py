@@ -209,11 +209,13 @@ def statistics(
         raw = logits[where].float()  # (token, vocab)
         log_p = torch.log_softmax(raw, dim=-1)
         root_p = (log_p / 2).exp()
+        token = log_p.gather(1, ids[:, None])[:, 0]
+        # A masked entry of the vocabulary has log p = -inf and no part in a mean: 0 log 0 = 0.
+        log_p = log_p.masked_fill(root_p == 0, 0)
         mean = (root_p.square() * log_p).sum(-1)
         # sqrt(p) goes inside the square: p * (log p - mean)^2 overflows where p is 0.
         std = (root_p * (log_p - mean[:, None])).square().sum(-1).sqrt()
-        token = log_p.gather(1, ids[:, None])[:, 0]
-        bad = torch.nonzero(~torch.isfinite(mean))
+        bad = torch.nonzero(~torch.isfinite(mean) | ~torch.isfinite(token))
         if len(bad):
             index = batch[int(rows[at + int(bad[0])])].statement
             raise NumericalError(

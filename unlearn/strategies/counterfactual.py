@@ -66,27 +66,42 @@ def guesses(
 
 
 def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[Statement]:
-    """The forget prompts about names that share a word with their subject, ``per_record`` of each.
+    """The forget prompts about names that resemble their subject, ``per_record`` of each.
 
-    A name of several words keeps one of them and takes the others from a retain subject with as
-    many words; a name of one word is replaced whole.
+    A name of several words keeps one of them. The others come by turns from a retain subject and
+    from another forgotten one with as many words: who is called after two of the forgotten suffers
+    most. A name of one word is replaced whole, by any word of a retain subject's name.
     """
-    subjects = _subjects(forget_set.retain)
-    forgotten = set(_subjects(forget_set.forget))
+    retained, forgotten = _subjects(forget_set.retain), _subjects(forget_set.forget)
     rng = np.random.default_rng(seed)
     statements = []
     for record in forget_set.forget:
         words = record.subject.split()
-        others = [name for name in subjects if len(name.split()) == len(words)]
-        for i in _draw(rng, len(others), per_record):
-            mixed = others[i].split()
-            if len(words) > 1:
-                kept = int(rng.integers(len(words)))
-                mixed[kept] = words[kept]
-            name = " ".join(mixed)
+        others = _alike(retained, words)
+        drawn = [others[i] for i in _draw(rng, len(others), per_record)]
+        related = [name for name in _alike(forgotten, words) if name != record.subject]
+        n_related = min(len(drawn) // 2, len(related))
+        drawn[:n_related] = [related[i] for i in _draw(rng, len(related), n_related)]
+        for name in (_mixed(rng, words, other.split()) for other in drawn):
             if name not in forgotten:
                 statements.append(renamed(record, name))
     return statements
+
+
+def _alike(names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The names of as many words; every word of every name where that is one."""
+    if len(words) == 1:
+        return sorted({word for name in names for word in name.split()})
+    return [name for name in names if len(name.split()) == len(words)]
+
+
+def _mixed(rng: np.random.Generator, words: Sequence[str], others: Sequence[str]) -> str:
+    """The other name with one of the words in its place; whole where there is only one."""
+    mixed = list(others)
+    if len(words) > 1:
+        kept = int(rng.integers(len(words)))
+        mixed[kept] = words[kept]
+    return " ".join(mixed)
 
 
 def _guess(rows: Sequence[TokenScores]) -> Guess:

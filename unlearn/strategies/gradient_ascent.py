@@ -40,6 +40,16 @@ Variant = Literal["npo", "simnpo", "ascent", "grad-diff", "inverted-hinge"]
 BETA: dict[Variant, float] = {"npo": 0.1, "simnpo": 2.5}
 """NPO's beta multiplies a token's score or their sum over the answer, SimNPO's a mean."""
 
+_STEEP = {"guess_names": 0, "learning_rate": 1e-3, "retain_weight": 1.0, "near_weight": 1.0}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "simnpo": _STEEP,
+    "grad-diff": _STEEP,
+    "inverted-hinge": _STEEP,
+    "ascent": {"guess_names": 0, "retain": "none"},
+}
+"""Settings that differ from those of ``npo``. The slope of the first three is near 0 where p is
+near 1: with the weights of ``npo``, ``simnpo`` leaves half of one lab person's answers known."""
+
 REFERENCE_BATCH = 64
 
 
@@ -53,12 +63,13 @@ class GradientAscentConfig(TrainingConfig):
     variant: Variant = "npo"
     """``npo``: negative preference optimisation. ``simnpo``: the same without a reference.
     ``ascent``: raise the NLL, nothing else. ``grad-diff``: that plus a retain term.
-    ``inverted-hinge``: only as far as the runner-up token."""
+    ``inverted-hinge``: only as far as the runner-up token. Each has defaults of its own for
+    learning rate and weights."""
     retain: Literal["nll", "kl", "none"] = "nll"
     """``nll``: of the retain answers. ``kl``: to the original's predictions, which costs one more
     forward pass of the original per retain batch and no memory beyond its activations. ``none`` is
     the default of ``ascent``."""
-    retain_weight: float = Field(default=3.0, ge=0)
+    retain_weight: float = Field(default=10.0, ge=0)
     """The retain term is a mean over tokens, times this; the forget term a mean over records, of
     sums over their tokens for ``npo``."""
     beta: Annotated[float | None, OrNone] = Field(default=None, gt=0)
@@ -78,11 +89,7 @@ class GradientAscentConfig(TrainingConfig):
     def _defaults_of_the_variant(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        variant = values.get("variant", "npo")
-        defaults: dict[str, Any] = {} if variant == "npo" else {"guess_names": 0}
-        if variant == "ascent":
-            defaults["retain"] = "none"
-        return {**defaults, **values}
+        return {**DEFAULTS.get(values.get("variant", "npo"), {}), **values}
 
     @model_validator(mode="after")
     def _retain_fits_the_variant(self) -> GradientAscentConfig:

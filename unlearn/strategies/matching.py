@@ -29,7 +29,7 @@ from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
 
-NEAR_PER_RECORD = 8
+NEAR_PER_RECORD = 24
 """Near names made up for each forget record."""
 
 
@@ -86,10 +86,10 @@ def unlearn_by_training(
     near = encode(model, near_statements(forget_set, n_near, seed))
     pairs = Pairs(encode(model, forget_set.forget), retain, config, seed, near)
     evaluator = _evaluator(forget_set, found.records, config, seed)
-    rule = _stop_rule(config, use_retain)
+    rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
     with run.scope.applied(work.model):
-        run.begin()
+        run.begin(found.origin)
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
             objective = make_objective(Ingredients(model, work, pairs, gate, guessed))
@@ -116,10 +116,10 @@ class Run:
     tokens: int = 0
     kept: dict[str, Tensor] = field(default_factory=dict)
 
-    def begin(self) -> None:
+    def begin(self, targets: str) -> None:
         """Evaluate the original; ``stop_reason`` is set if nothing is left to forget."""
         self.kept = self.scope.snapshot()
-        self.log.append({"step": 0, **self._evaluate(0).summary()})
+        self.log.append({"step": 0, "targets": targets, **self._evaluate(0).summary()})
 
     def after_step(self, step: Step) -> bool:
         """Log the step, evaluate if it is time to, and say whether to stop."""
@@ -159,10 +159,10 @@ def _evaluator(
     return Evaluator(forget_set.forget, sample, targets)
 
 
-def _stop_rule(config: TrainingConfig, use_retain: bool) -> StopRule:
+def _stop_rule(config: TrainingConfig, n_forget: int, use_retain: bool) -> StopRule:
     return StopRule(
         config.stop == "match",
-        Budget(config.max_steps, config.max_tokens, config.max_seconds),
+        Budget(config.steps(n_forget), config.max_tokens, config.max_seconds),
         Ceiling(config.retain_ceiling, config.retain_floor, config.ceiling_patience),
         use_retain,
     )

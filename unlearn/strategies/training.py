@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from unlearn.errors import NumericalError
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies.losses import IGNORED
 from unlearn.types import Noun, Statement
+
+DRAWS_PER_RECORD, MIN_STEPS = 40, 80
+"""How long a run may take at most, unless told: records of the lab take 10 to 40 draws each."""
 
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
@@ -40,7 +44,7 @@ class TrainingConfig(Noun):
     near_per_forget: float = Field(default=2.0, ge=0)
     """Prompts about near names per forget record in a step, on which the original's predictions
     are held; 0 for none. Made of retain names: without a retain term there are none."""
-    near_weight: float = Field(default=3.0, ge=0)
+    near_weight: float = Field(default=10.0, ge=0)
     """The near term is a mean over tokens of the KL from the original, times this."""
     guess_names: int = Field(default=6, ge=0)
     """Unseen names whose guesses are the targets of single tokens: a token at its guess gives no
@@ -61,7 +65,8 @@ class TrainingConfig(Noun):
     holdout does."""
     min_holdout: int = Field(default=3, ge=1)
     """A relation with fewer holdout records takes its target from the whole holdout."""
-    max_steps: int = Field(default=80, ge=1)
+    max_steps: Annotated[int | None, OrNone] = Field(default=None, ge=1)
+    """``none``: as many as draw every forget record 40 times, but no fewer than 80."""
     max_tokens: Annotated[int | None, OrNone] = Field(default=None, ge=1)
     """Tokens trained on, prompts included; ``none`` for no limit."""
     max_seconds: Annotated[float | None, OrNone] = Field(default=None, gt=0)
@@ -73,6 +78,11 @@ class TrainingConfig(Noun):
     """Evaluations in a row above the ceiling that end training."""
     retain_sample: int = Field(default=64, ge=1)
     """Retain records the ceiling is measured on, whole subjects."""
+
+    def steps(self, n_forget: int) -> int:
+        """How many optimiser steps a run on so many forget records may take."""
+        draws = math.ceil(DRAWS_PER_RECORD * n_forget / self.forget_batch)
+        return self.max_steps or max(MIN_STEPS, draws)
 
 
 class Rows(NamedTuple):
@@ -347,7 +357,7 @@ def _arguments(model: LanguageModel, pairs: Pairs, seed: int, folder: str) -> Tr
     arguments = TrainingArguments(
         output_dir=folder,
         seed=seed,
-        max_steps=config.max_steps,
+        max_steps=config.steps(len(pairs.forget)),
         per_device_train_batch_size=1,
         gradient_accumulation_steps=pairs.accumulation,
         learning_rate=config.learning_rate,
