@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -36,6 +37,41 @@ SHOWN = 8
     metavar="NAME",
     help="The locator; see `unlearn list locators`.",
 )
+@click.option(
+    "--corruption",
+    type=click.Choice(("replace", "noise")),
+    help="causal-trace: put another subject's tokens in the prompt (default), or add noise.",
+)
+@click.option(
+    "--score",
+    type=click.Choice(("logit-diff", "logprob", "probability")),
+    help="causal-trace: what a run is scored by (default logit-diff).",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(1),
+    metavar="N",
+    help="causal-trace: how many layers' MLPs or attention are restored at once (default 10).",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    metavar="S",
+    help="causal-trace: begin no further record after this time, and say what is not covered.",
+)
+@click.option(
+    "--figure",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="causal-trace: draw the averaged trace, as .svg or .png.",
+)
+@click.option(
+    "--raw",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="causal-trace: write every cell of every record, with token ids: as personal as the "
+    "forget set. An interrupted run leaves FILE.partial and is resumed from there.",
+)
 @opt.settings
 @opt.force
 @opt.shared
@@ -49,23 +85,44 @@ def locate(
     method: str,
     settings: Mapping[str, str],
     force: bool,
+    figure: Path | None,
+    raw: Path | None,
+    **choices: str | float | None,
 ) -> None:
     """Find where MODEL keeps what FORGET_SET says must go, and write the sites file."""
-    with outputs.file(output, force=force, ours=_is_sites) as made, working(options) as progress:
+    settings = _merged(settings, choices)
+    with ExitStack() as stack:
+        made = stack.enter_context(outputs.file(output, force=force, ours=_is_sites))
+        made_raw = _opened(stack, raw, force, _is_trace)
+        made_figure = _opened(stack, figure, force, _is_figure)
+        progress = stack.enter_context(working(options))
         records = read_forget_set(forget_set)
-        from unlearn.locate import locate as find
+        _check_evidence(method, figure, raw)
+        from unlearn.locate import locate_and_trace
 
         with naming(records):
-            sites = find(
+            sites, trace = locate_and_trace(
                 read_model(model, options),
                 records,
                 method=method,
                 settings=settings,
                 seed=options.seed,
                 progress=progress,
+                journal=None if raw is None else raw.with_name(f"{raw.name}.partial"),
             )
         made.write_text(sites.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    emit(options, sites.model_dump(mode="json"), describe(sites, output))
+        if made_raw and trace:
+            made_raw.write_text(trace.model_dump_json() + "\n", encoding="utf-8")
+        if made_figure and trace:
+            from unlearn.report.trace_figure import draw_trace
+
+            draw_trace(trace, made_figure)
+    words = describe(sites, output)
+    if trace is not None:
+        from unlearn.report.trace_wording import describe_trace
+
+        words = f"{describe_trace(trace)}\n{words}"
+    emit(options, sites.model_dump(mode="json"), words)
 
 
 def describe(sites: Sites, path: Path) -> str:
@@ -80,6 +137,49 @@ def describe(sites: Sites, path: Path) -> str:
     best = sorted(sites.scores.items(), key=lambda item: -item[1])[:SHOWN]
     lines += [f"  {score:12.4g}  {name}" for name, score in best]
     return "\n".join(lines)
+
+
+def _merged(
+    settings: Mapping[str, str], choices: Mapping[str, str | float | None]
+) -> Mapping[str, str]:
+    """The settings, with those that have an option of their own."""
+    chosen = {key: str(value) for key, value in choices.items() if value is not None}
+    for key in chosen:
+        if key in settings:
+            option = key.replace("_", "-")
+            raise click.UsageError(f"--{option} and --set {key}=... are the same; give one of them")
+    return {**settings, **chosen}
+
+
+def _check_evidence(method: str, figure: Path | None, raw: Path | None) -> None:
+    """Refuses, before any work, files that the method has nothing to write into."""
+    if figure is not None:
+        from unlearn.report.trace_figure import check_figure_path
+
+        check_figure_path(figure)
+    if figure is None and raw is None:
+        return
+    from unlearn.registry import locators
+
+    if not hasattr(locators.get(method), "trace"):
+        option = "--raw" if figure is None else "--figure"
+        raise InputError(f"{option} is for --method causal-trace; {method} makes no trace to write")
+
+
+def _opened(
+    stack: ExitStack, path: Path | None, force: bool, ours: Callable[[Path], bool]
+) -> Path | None:
+    return stack.enter_context(outputs.file(path, force=force, ours=ours)) if path else None
+
+
+def _is_trace(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"schema_version":"1","tool_version"' in file.read(200)
+
+
+def _is_figure(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"unlearn" in file.read(2000)
 
 
 def _is_sites(path: Path) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from unlearn.locate.trace import Trace
 from unlearn.registry import locators
 from unlearn.types import Sites
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from unlearn.forget_set import ForgetSet
     from unlearn.model.language_model import LanguageModel
 
-__all__ = ["locate"]
+__all__ = ["Located", "locate", "locate_and_trace"]
 
 
 def locate(
@@ -35,6 +37,37 @@ def locate(
         ConfigError: a setting is unknown or out of range, or does not fit the model.
         UnsupportedError: the method cannot work with this model or forget set.
     """
+    return locate_and_trace(
+        model, forget_set, method=method, settings=settings, seed=seed, progress=progress
+    ).sites
+
+
+class Located(NamedTuple):
+    """Sites, and what they rest on."""
+
+    sites: Sites
+    trace: Trace | None
+    """Of the methods that trace; None of all others."""
+
+
+def locate_and_trace(
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    *,
+    method: str = "causal-trace",
+    settings: Mapping[str, str] | None = None,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+    journal: Path | None = None,
+) -> Located:
+    """``locate``, with the trace behind the sites.
+
+    ``journal`` names a file that keeps what an interrupted trace has done; a later call with the
+    same model, forget set, settings and seed goes on from there. It holds token ids.
+    """
     locator = locators.create(method, settings or {})
-    sites: Sites = locator.locate(model, forget_set, seed=seed, progress=progress)
-    return sites
+    if not hasattr(locator, "trace"):
+        sites = locator.locate(model, forget_set, seed=seed, progress=progress)
+        return Located(sites, None)
+    trace = locator.trace(model, forget_set, seed=seed, progress=progress, journal=journal)
+    return Located(locator.sites(model, forget_set, trace), trace)

@@ -121,17 +121,33 @@ def subject_span(
     Raises:
         ForgetSetError: the subject does not occur in the prompt.
     """
-    begin = prompt.find(subject) if occurrence == "first" else prompt.rfind(subject)
-    if not subject or begin < 0:
+    return subject_spans(tokenizer, prompt, subject)[0 if occurrence == "first" else -1]
+
+
+def subject_spans(
+    tokenizer: Any, prompt: str, subject: str, completion: str = ""
+) -> tuple[range, ...]:
+    """``subject_span`` of every occurrence in the prompt, in order, at least one.
+
+    Positions are those in the tokens of prompt and completion together.
+
+    Raises:
+        ForgetSetError: the subject does not occur in the prompt.
+    """
+    begins = [at for at in range(len(prompt)) if subject and prompt.startswith(subject, at)]
+    if not begins:
         raise ForgetSetError(
             f"a subject of {len(subject)} characters does not occur in its prompt of "
             f"{len(prompt)}; a subject must stand in the prompt letter for letter"
         )
-    (tokens,) = tokenise(tokenizer, [prompt])
-    end = begin + len(subject)
-    inside = [i for i, (a, b) in enumerate(tokens.spans) if a < end and b > begin and b > a]
-    if not inside:
-        raise ForgetSetError(
-            f"a subject of {len(subject)} characters yields no token; the tokenizer strips it"
-        )
-    return range(inside[0], inside[-1] + 1)
+    (tokens,) = tokenise(tokenizer, [prompt + completion])
+    found = []
+    for begin in begins:
+        end = begin + len(subject)
+        inside = [i for i, (a, b) in enumerate(tokens.spans) if a < end and b > begin and b > a]
+        if not inside:
+            raise ForgetSetError(
+                f"a subject of {len(subject)} characters yields no token; the tokenizer strips it"
+            )
+        found.append(range(inside[0], inside[-1] + 1))
+    return tuple(found)

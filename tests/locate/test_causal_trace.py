@@ -1,0 +1,221 @@
+"""Causal tracing as a locator, on the bundled model that knows the bundled forget set."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import unlearn.lab  # noqa: F401 - importing it makes lab: known
+from unlearn.errors import InputError, UnsupportedError
+from unlearn.forget_set import ForgetSet
+from unlearn.locate import locate, locate_and_trace
+from unlearn.locate.causal_trace import CausalTrace
+from unlearn.locate.fact_tracer import CausalTraceConfig
+from unlearn.model.hooks import first, replace_first
+from unlearn.model.language_model import LanguageModel
+from unlearn.model.scoring import score
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return LanguageModel.load("lab:full")
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return ForgetSet.read("lab:one-person")
+
+
+@pytest.fixture(scope="module")
+def few(whole):
+    """Four records: birthplace and university, two wordings each."""
+    return replace(whole, forget=(*whole.forget[:2], *whole.forget[4:6]))
+
+
+def trace(model, forget_set, **settings):
+    return CausalTrace(CausalTraceConfig(**settings)).trace(model, forget_set)
+
+
+def run(model, ids, edits=()):
+    """Logits behind a prompt, with (module name, function of its output) edits; plain hooks."""
+    network = model.model
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _, args, out, change=change: replace_first(out, change(first(out)))
+        )
+        for name, change in edits
+    ]
+    try:
+        with torch.no_grad():
+            return network(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def outputs(model, ids, names):
+    kept = {}
+
+    def keep(name):
+        return lambda _, args, out: kept.__setitem__(name, first(out).detach().clone())
+
+    handles = [model.model.get_submodule(n).register_forward_hook(keep(n)) for n in names]
+    try:
+        run(model, ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return kept
+
+
+def put(clean, token):
+    def change(out):
+        out = out.clone()
+        out[:, token] = clean[:, token]
+        return out
+
+    return change
+
+
+def test_every_kind_of_cell_can_be_repeated_with_plain_hooks(lab, few):
+    found = trace(lab, few, window=3)
+    assert found.records and found.windows["mlp"][4] == (3, 5)
+    anatomy = lab.anatomy
+    mlps = [anatomy.mlp_contribution(layer) for layer in range(8)]
+    names = [*anatomy.layers, *mlps]
+    for fact in found.records[:2]:
+        answer, foil = fact.answer_token_ids[0], fact.foil_token_id
+
+        def scored(logits, answer=answer, foil=foil):
+            return float(logits[answer] - logits[foil])
+
+        assert scored(run(lab, fact.token_ids)) == pytest.approx(fact.clean, abs=1e-4)
+        base = scored(run(lab, fact.corrupted_token_ids))
+        assert base == pytest.approx(fact.corrupted, abs=1e-4)
+        clean = outputs(lab, fact.token_ids, names)
+        corrupted = outputs(lab, fact.corrupted_token_ids, mlps)
+        for token in range(0, len(fact.token_ids), 2):
+            for layer in (0, 4, 6):
+                state = (anatomy.layers[layer], put(clean[anatomy.layers[layer]], token))
+                hidden = scored(run(lab, fact.corrupted_token_ids, [state])) - base
+                assert fact.effects["hidden"][token][layer] == pytest.approx(hidden, abs=1e-3)
+                first_one, last_one = found.windows["mlp"][layer]
+                inside = mlps[first_one : last_one + 1]
+                edits = [(name, put(clean[name], token)) for name in inside]
+                effect = scored(run(lab, fact.corrupted_token_ids, edits)) - base
+                assert fact.effects["mlp"][token][layer] == pytest.approx(effect, abs=1e-3)
+                held = [(name, put(corrupted[name], token)) for name in mlps[layer + 1 :]]
+                cut = scored(run(lab, fact.corrupted_token_ids, [state, *held])) - base
+                assert fact.severed["mlp"][token][layer] == pytest.approx(cut, abs=1e-3)
+
+
+def test_noise_can_be_drawn_again_from_what_the_trace_says(lab, few):
+    found = trace(lab, few, corruption="noise", score="probability", samples=4)
+    fact = found.records[0]
+    noise = fact.noise
+    generator = torch.Generator().manual_seed(noise.seed)
+    width = lab.model.get_input_embeddings().weight.shape[1]
+    drawn = torch.randn(noise.samples, len(noise.positions), width, generator=generator)
+    shares = []
+    for sample in drawn * noise.standard_deviation:
+
+        def corrupt(out, sample=sample):
+            out = out.clone()
+            out[:, list(noise.positions)] += sample
+            return out
+
+        logits = run(lab, fact.token_ids, [(lab.anatomy.embedding, corrupt)])
+        shares.append(float(logits.softmax(-1)[fact.answer_token_ids[0]]))
+    assert sum(shares) / 4 == pytest.approx(fact.corrupted, abs=1e-5)
+    assert fact.corrupted_token_ids == fact.token_ids
+
+
+def test_the_clean_score_is_the_one_of_the_scoring_room(lab, few):
+    found = trace(lab, few, score="logprob")
+    expected = {
+        r.id: s.logprobs.sum() for r, s in zip(few.forget, score(lab, few.forget), strict=True)
+    }
+    for fact in found.records:
+        assert fact.clean == pytest.approx(expected[fact.id], abs=1e-4)
+        assert fact.foil_token_id is None
+
+
+def test_facts_the_model_does_not_know_are_skipped_and_counted(lab, few):
+    wrong = few.forget[0].model_copy(update={"answer": few.forget[0].alternatives[0]})
+    wrong = wrong.model_copy(update={"alternatives": ()})
+    found = trace(lab, replace(few, forget=(wrong, *few.forget[1:])))
+    (skipped,) = (s for s in found.skipped if s.id == wrong.id)
+    assert skipped.reason == "not-known"
+    assert skipped.model_answer.strip().startswith(few.forget[0].answer[:3])
+    with pytest.raises(UnsupportedError, match=r"does not give the answer to 1 of them") as caught:
+        trace(lab, replace(few, forget=(wrong,)))
+    assert wrong.subject not in str(caught.value)
+
+
+def test_a_prompt_that_is_too_long_names_its_record_and_not_its_text(lab, few):
+    long = few.forget[0].model_copy(update={"prompt": few.forget[0].prompt + " and" * 300})
+    with pytest.raises(InputError, match=long.id) as caught:
+        trace(lab, replace(few, forget=(long,)))
+    assert long.subject not in str(caught.value)
+
+
+def test_what_the_time_did_not_suffice_for_is_said(lab, few):
+    ticks = iter(range(0, 1000, 10))
+    locator = CausalTrace(CausalTraceConfig(max_seconds=15), clock=lambda: next(ticks))
+    found = locator.trace(lab, few)
+    assert found.not_covered
+    ids = {r.id for r in (*found.records, *found.skipped)} | set(found.not_covered)
+    assert ids == {record.id for record in few.forget}
+
+
+def test_an_interrupted_trace_goes_on_and_gives_the_same(lab, few, tmp_path):
+    journal = tmp_path / "trace.partial"
+
+    def interrupt(what, share):
+        raise KeyboardInterrupt
+
+    locator = CausalTrace(CausalTraceConfig(window=1))
+    with pytest.raises(KeyboardInterrupt):
+        locator.trace(lab, few, progress=interrupt, journal=journal)
+    assert len(journal.read_text().splitlines()) >= 2
+    told = []
+    found = locator.trace(
+        lab, few, progress=lambda what, share: told.append(share), journal=journal
+    )
+    assert not journal.exists()
+    assert len(told) < len(few.forget)
+    assert found == trace(lab, few, window=1)
+
+
+def test_a_journal_of_other_settings_is_begun_anew_and_another_file_is_spared(lab, few, tmp_path):
+    journal = tmp_path / "trace.partial"
+    journal.write_text(json.dumps({"unlearn_trace_journal": "of something else"}) + "\n")
+    assert CausalTrace().trace(lab, few, journal=journal) == trace(lab, few)
+    mine = tmp_path / "thesis.txt"
+    mine.write_text("mine")
+    with pytest.raises(InputError, match="not the journal"):
+        CausalTrace().trace(lab, few, journal=mine)
+    assert mine.read_text() == "mine"
+
+
+def test_the_model_is_as_it_was_and_the_seed_decides(lab, few):
+    before = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    sites, found = locate_and_trace(lab, few, seed=3)
+    assert locate_and_trace(lab, few, seed=3) == (sites, found)
+    for name, tensor in lab.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in lab.model.modules())
+
+
+def test_sites_take_the_modules_with_the_largest_effects_at_the_subject(lab, few):
+    sites = locate(lab, few, method="causal-trace", settings={"window": "1", "top": "0.1"})
+    assert sites.method == "causal-trace"
+    worst = min(sites.scores[name] for name in sites.modules)
+    left_out = set(sites.scores) - set(sites.modules)
+    assert worst >= max(sites.scores[name] for name in left_out) - 1e-9
+    assert sites.model_digest == lab.digest and sites.settings["window"] == 1
+
+
+def test_other_locators_make_no_trace(lab, few):
+    assert locate_and_trace(lab, few, method="all").trace is None
