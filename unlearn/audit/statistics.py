@@ -202,7 +202,8 @@ def share_interval(sample: Sample, n: float, confidence: float = 0.95, *, signed
     The shares of 1 and of -1 get the interval of Clopper and Pearson at an effective sample size
     (Korn & Graubard 1998, Survey Methodology 24); the ends of their difference are the
     unfavourable ends of both. Where exceptions are rare its coverage holds up to the intraclass
-    correlation that ``n`` allows for: at 0.5 in place of 0.2, a 5 % error became 9 % in simulation.
+    correlation that ``n`` allows for, 0.2; at 0.5 an error of 5 % became 6 % in simulation (ten
+    subjects of eight facts).
     """
     above = clopper_pearson(float(np.mean(sample.values > 0)) * n, n, confidence)
     if not signed:
