@@ -50,3 +50,44 @@ def test_evidence_of_a_method_without_a_trace_is_refused_before_any_work(
     assert ".svg" in refused("locate", "lab:full", few, "-o", tmp_path / "s", *words)
     words = ("--method", "causal-trace", "--window", "1", "--set", "window=2")
     assert "--window" in refused("locate", "lab:full", few, "-o", tmp_path / "s", *words)
+
+
+@pytest.mark.parametrize("corruption", ["replace", "noise"])
+def test_the_choices_of_a_trace_reach_its_files(
+    run: Run, few: Path, tmp_path: Path, corruption: str
+) -> None:
+    sites, raw, figure = (tmp_path / name for name in ("s.json", "raw.json", "trace.png"))
+    chosen = ("--corruption", corruption, "--score", "probability", "--window", "3")
+    words = ("locate", "lab:full", few, "--method", "causal-trace", *chosen, "-o", sites)
+    result = run(*words, "--set", "samples=2", "--raw", raw, "--figure", figure, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == json.loads(sites.read_text("utf-8"))
+    document = json.loads(raw.read_text("utf-8"))
+    assert (document["corruption"], document["score"]) == (corruption, "probability")
+    assert document["windows"]["mlp"][4] == [3, 5]
+    assert all(bool(fact["noise"]) == (corruption == "noise") for fact in document["records"])
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_trace_that_ran_out_of_time_says_so_and_goes_on(
+    run: Run, few: Path, tmp_path: Path
+) -> None:
+    words = ("locate", "lab:full", few, "--method", "causal-trace", "--window", "1")
+    files = ("-o", tmp_path / "s.json", "--raw", tmp_path / "raw.json")
+    result = run(*words, *files, "--max-seconds", "0.000001")
+    assert result.exit_code == 0, result.output
+    assert "not covered 1: the time did not suffice" in result.stdout
+    assert (tmp_path / "raw.json.partial").exists()
+    assert len(json.loads((tmp_path / "raw.json").read_text("utf-8"))["not_covered"]) == 1
+    result = run(*words, *files, "--force")
+    assert "traced 2 facts" in result.stdout
+    assert not (tmp_path / "raw.json.partial").exists()
+
+
+def test_choices_that_are_none_are_refused_with_those_there_are(
+    refused: Callable[..., str], few: Path, tmp_path: Path
+) -> None:
+    words = ("locate", "lab:full", few, "--method", "causal-trace", "-o", tmp_path / "s")
+    assert "noise" in refused(*words, "--corruption", "blur")
+    assert "probability" in refused(*words, "--score", "rank")
+    assert "--window" in refused(*words, "--window", "0")

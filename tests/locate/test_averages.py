@@ -24,6 +24,20 @@ def fact(number, grid, cluster=None):
     )
 
 
+def trace_of(*facts):
+    return Trace(
+        tool_version="0",
+        model_digest="0" * 64,
+        forget_set_digest="0" * 64,
+        seed=0,
+        corruption="replace",
+        score="logprob",
+        windows={"hidden": ((0, 0),)},
+        settings={},
+        records=facts,
+    )
+
+
 def test_roles_are_told_apart():
     assert roles_of(8, range(1, 5)) == (
         "before",
@@ -68,21 +82,23 @@ def test_facts_of_one_subject_are_no_evidence_about_others():
 def test_roles_are_averaged_within_a_fact_before_over_facts():
     first = fact(0, ((0.0,), (1.0,), (4.0,), (0.0,), (2.0,), (4.0,), (8.0,)))
     second = fact(1, ((0.0,), (3.0,), (2.0,), (1.0,)))
-    trace = Trace(
-        tool_version="0",
-        model_digest="0" * 64,
-        forget_set_digest="0" * 64,
-        seed=0,
-        corruption="replace",
-        score="logprob",
-        windows={"hidden": ((0, 0),)},
-        settings={},
-        records=(first, second),
-    )
-    found = average(trace)
+    found = average(trace_of(first, second))
+    assert found.lead is None
     by_role = found.by_role["hidden"]
     assert by_role["first-subject"].mean == [2.0] and by_role["last-subject"].mean == [3.0]
     # Only the first has tokens of this role: 2 and 4.
     assert by_role["further"].mean == [3.0] and by_role["further"].n == 1
     assert found.total.at(0)[0] == 3.0
     assert found.decisive == "last-subject"
+
+
+def test_a_lead_is_taken_within_the_facts_that_have_both_tokens():
+    firsts, lasts = (3.0, 5.0, 4.0), (1.0, 2.0, 0.0)
+    facts = [
+        fact(i, ((0.0,), (a,), (b,), (0.0,)))
+        for i, (a, b) in enumerate(zip(firsts, lasts, strict=True))
+    ]
+    found = average(trace_of(*facts))
+    assert found.decisive == "first-subject"
+    expected = stats.ttest_rel(firsts, lasts).confidence_interval(0.95)
+    assert found.lead.at(0) == pytest.approx((3.0, *expected))

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import normalizers
 
 import unlearn.lab  # noqa: F401 - importing it makes lab: known
 from unlearn.errors import InputError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate import locate, locate_and_trace
 from unlearn.locate.causal_trace import CausalTrace
-from unlearn.locate.fact_tracer import CausalTraceConfig
+from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
+from unlearn.locate.journal import Journal
+from unlearn.locate.trace import Skipped
 from unlearn.model.hooks import first, replace_first
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
@@ -219,3 +222,130 @@ def test_sites_take_the_modules_with_the_largest_effects_at_the_subject(lab, few
 
 def test_other_locators_make_no_trace(lab, few):
     assert locate_and_trace(lab, few, method="all").trace is None
+
+
+@pytest.mark.parametrize("corruption", ["replace", "noise"])
+@pytest.mark.parametrize("measure", ["logit-diff", "logprob", "probability"])
+def test_every_score_goes_with_every_corruption(lab, few, corruption, measure):
+    found = trace(lab, few, corruption=corruption, score=measure, samples=3, window=2)
+    assert found.records
+    for fact in found.records:
+        assert (fact.foil_token_id is not None) == (measure == "logit-diff")
+        assert (fact.noise is not None) == (corruption == "noise")
+        n_tokens, n_layers = len(fact.token_ids), found.n_layers
+        for grid in (*fact.effects.values(), *fact.severed.values()):
+            assert [len(row) for row in grid] == [n_layers] * n_tokens
+        # The whole stream of the answering token is clean again: nothing of the corruption is left
+        # but, for a whole answer, what its later tokens read.
+        if measure != "logprob":
+            assert fact.effects["hidden"][-1][-1] == pytest.approx(fact.total_effect, abs=1e-4)
+        ahead = fact.roles.index("first-subject")
+        for grid in (*fact.effects.values(), *fact.severed.values()):
+            assert all(abs(effect) < 1e-4 for row in grid[:ahead] for effect in row)
+
+
+def test_without_mlps_nothing_comes_back_by_them_and_severing_them_takes_nothing(few):
+    model = LanguageModel.load("lab:full")
+    with torch.no_grad():
+        for layer in range(model.anatomy.n_layers):
+            down = model.anatomy.down_projection[layer]
+            model.model.get_submodule(down).weight.zero_()
+    said = run(model, model.encode(few.forget[0].prompt).ids).argsort(descending=True)
+    token = next(t for t in map(int, said) if model.tokenizer.decode([t]).strip())
+    known = few.forget[0].model_copy(
+        update={"answer": model.tokenizer.decode([token]).strip(), "alternatives": ()}
+    )
+    found = trace(model, replace(few, forget=(known,)), corruption="noise", score="logprob")
+    (fact,) = found.records
+    assert all(abs(effect) < 1e-4 for row in fact.effects["mlp"] for effect in row)
+    for whole, without in zip(fact.effects["hidden"], fact.severed["mlp"], strict=True):
+        assert without == pytest.approx(whole, abs=1e-4)
+
+
+def test_a_subject_that_is_not_in_its_prompt_is_refused_by_the_records_id(lab, few):
+    broken = few.forget[0].model_copy(update={"subject": "Nobody Here"})
+    with pytest.raises(InputError, match=rf"{broken.id}.*does not occur") as caught:
+        trace(lab, replace(few, forget=(broken,)))
+    assert "Nobody" not in str(caught.value) and few.forget[0].subject not in str(caught.value)
+
+
+def test_an_answer_that_yields_no_token_is_refused_by_the_records_id(model, forget_set):
+    model.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("~", "")
+    broken = forget_set.forget[0].model_copy(update={"answer": "~"})
+    with pytest.raises(InputError, match=rf"{broken.id}.*yields no token") as caught:
+        trace(model, replace(forget_set, forget=(broken,)))
+    assert broken.subject not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["model.layers.2", "model.layers.5.mlp", "lm_head"])
+def test_an_error_leaves_no_hook_and_the_weights_as_they_were(lab, few, where):
+    before = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+
+    handle = lab.model.get_submodule(where).register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trace(lab, few)
+    finally:
+        handle.remove()
+    for module in lab.model.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+        assert "forward" not in module.__dict__
+    after = lab.model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_time_runs_out_only_after_a_record_that_could_be_traced(lab, few, monkeypatch):
+    first_tried = []
+    real = FactTracer.trace
+
+    def reluctant(self, fact):
+        first_tried.append(fact.record.id)
+        if len(first_tried) == 1:
+            return Skipped(id=fact.record.id, reason="no-replacement")
+        return real(self, fact)
+
+    monkeypatch.setattr(FactTracer, "trace", reluctant)
+    ticks = iter(range(0, 1000, 10))
+    locator = CausalTrace(CausalTraceConfig(max_seconds=1), clock=lambda: next(ticks))
+    found = locator.trace(lab, few)
+    assert len(found.records) == 1 and len(found.skipped) == 1
+    assert len(found.not_covered) == len(few.forget) - 2
+
+
+def test_a_resumed_trace_goes_on_by_a_record_however_little_time_it_has(lab, few, tmp_path):
+    journal, uncovered = tmp_path / "trace.partial", []
+    for _ in range(len(few.forget)):
+        ticks = iter(range(0, 1000, 10))
+        locator = CausalTrace(CausalTraceConfig(max_seconds=1), clock=lambda t=ticks: next(t))
+        uncovered.append(len(locator.trace(lab, few, journal=journal).not_covered))
+    assert uncovered == [3, 2, 1, 0]
+    assert not journal.exists()
+
+
+def test_a_journal_survives_separators_in_answers_and_a_line_cut_in_a_character(tmp_path):
+    path = tmp_path / "trace.partial"
+    entries = [
+        Skipped(id=f"r{number}", reason="not-known", model_answer=answer)
+        for number, answer in enumerate(("a\u2028b", "c\x85d", "e\nf"))
+    ]
+    journal = Journal(path, "this")
+    for entry in entries:
+        journal.add(entry)
+    with path.open("ab") as file:
+        file.write('{"id":"r9","reason":"not-known","model_answer":"\u00e9'.encode()[:-1])
+    assert list(Journal(path, "this").entries.values()) == entries
+
+
+def test_a_name_too_long_for_the_context_is_no_donor_and_no_error(lab, few):
+    giant = few.neighbors[0].model_copy(
+        update={"id": "giant", "subject": "Ann " * 600 + "Ott", "relation": few.forget[0].relation}
+    )
+    giant = giant.model_copy(update={"prompt": f"{giant.subject} was born in"})
+    crowded = replace(few, neighbors=(*few.neighbors, giant))
+    assert trace(lab, crowded).records

@@ -1,4 +1,4 @@
-"""Averages of a trace over facts, with 95 % intervals over subjects. No torch here."""
+"""Averages of a trace over facts, with 95 % intervals over their clusters. No torch here."""
 
 from __future__ import annotations
 
@@ -47,12 +47,16 @@ class Averages(NamedTuple):
     """Average indirect effects. Tokens of one role are averaged within a fact first."""
     severed: Mapping[Part, Mapping[Role, Curve]]
     """Those of the stream when a part is held corrupted at the same token in later blocks."""
+    lead: Curve | None
+    """How much more the decisive token's state brings back than that of the subject's last one,
+    each where its mean peaks, within facts that have both; as a curve of one point. None where the
+    last one is decisive, or no fact has both. The peaks are those of the same facts, so a lead may
+    be by chance a little too large."""
 
     @property
     def decisive(self) -> Role:
         """The subject token whose restored stream brings most back: measured, not assumed."""
-        having = [role for role in SUBJECT_ROLES if role in self.by_role["hidden"]]
-        return max(having, key=lambda role: float(self.by_role["hidden"][role].mean.max()))
+        return _decisive(self.by_role["hidden"])
 
 
 def average(trace: Trace) -> Averages:
@@ -63,26 +67,50 @@ def average(trace: Trace) -> Averages:
         for name in ("total_effect", "clean", "corrupted")
     }
     effects, severed = facts[0].effects, facts[0].severed
+    by_role = {kind: _by_role(facts, [fact.effects[kind] for fact in facts]) for kind in effects}
     return Averages(
         total=points["total_effect"],
         clean=points["clean"],
         corrupted=points["corrupted"],
-        by_role={kind: _by_role(facts, [fact.effects[kind] for fact in facts]) for kind in effects},
+        by_role=by_role,
         severed={part: _by_role(facts, [fact.severed[part] for fact in facts]) for part in severed},
+        lead=_lead(facts, by_role["hidden"]),
     )
+
+
+def _decisive(hidden: Mapping[Role, Curve]) -> Role:
+    having = [role for role in SUBJECT_ROLES if role in hidden]
+    return max(having, key=lambda role: float(hidden[role].mean.max()))
+
+
+def _lead(facts: Sequence[FactTrace], hidden: Mapping[Role, Curve]) -> Curve | None:
+    decisive = _decisive(hidden)
+    having = [fact for fact in facts if decisive in fact.roles]
+    if decisive == "last-subject" or not having:
+        return None
+    peak, last_peak = hidden[decisive].peak, hidden["last-subject"].peak
+    leads = [
+        _of_role(fact, fact.effects["hidden"], decisive)[peak]
+        - _of_role(fact, fact.effects["hidden"], "last-subject")[last_peak]
+        for fact in having
+    ]
+    return curve([[lead] for lead in leads], having)
+
+
+def _of_role(fact: FactTrace, grid: Grid, role: Role) -> Floats:
+    """The mean over the fact's tokens of that role, one figure a layer."""
+    rows = [row for row, own in zip(grid, fact.roles, strict=True) if own == role]
+    mean: Floats = np.mean(rows, axis=0, dtype=np.float64)
+    return mean
 
 
 def _by_role(facts: Sequence[FactTrace], grids: Sequence[Grid]) -> dict[Role, Curve]:
     found = {}
     for role in ROLES:
-        means, having = [], []
-        for fact, grid in zip(facts, grids, strict=True):
-            rows = [row for row, own in zip(grid, fact.roles, strict=True) if own == role]
-            if rows:
-                means.append(np.mean(rows, axis=0))
-                having.append(fact)
-        if having:
-            found[role] = curve(means, having)
+        pairs = [(f, grid) for f, grid in zip(facts, grids, strict=True) if role in f.roles]
+        if pairs:
+            means = [_of_role(fact, grid, role) for fact, grid in pairs]
+            found[role] = curve(means, [fact for fact, _ in pairs])
     return found
 
 

@@ -42,7 +42,8 @@ class CausalTrace:
     states clean again, minus the score of the corrupted run; higher: the states carry more of the
     fact. A module scores the largest average effect that the cell of its layer and part has at any
     token of the subject. Tokens behind it do not count: what is restored there is the answer on its
-    way out, and restoring all of that always helps.
+    way out, and restoring all of that always helps. In a prompt that ends with its subject the two
+    are one token, and its scores say little.
 
     Windows as wide as the default blur the layers of a shallow model; ``window=1`` is sharp.
 
@@ -167,7 +168,8 @@ class CausalTrace:
         order = np.random.default_rng(tracer.seed).permutation(len(todo))
         for done, index in enumerate(order):
             spent = self.clock() - started
-            if done and self.config.max_seconds and spent > self.config.max_seconds:
+            some = any(isinstance(entry, FactTrace) for entry in kept.entries.values())
+            if done and some and self.config.max_seconds and spent > self.config.max_seconds:
                 return [todo[i].record.id for i in sorted(order[done:])]
             kept.add(tracer.trace(todo[index]))
             if progress is not None:

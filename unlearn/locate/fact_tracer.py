@@ -55,7 +55,7 @@ class CausalTraceConfig(Noun):
     max_rows: int = Field(default=256, ge=1)
     """How many rows go through a block at a time: bounds memory."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """When to stop before the next record; the first record is always traced."""
+    """When to stop before the next record; one record is always traced if any can be."""
 
 
 class FactTracer:

@@ -53,18 +53,19 @@ class Journal:
 
 def _read(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a model's answer may hold a line separator, which JSON leaves as it is.
+        lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise InputError(f"{path} cannot be read as the journal of a trace; remove it") from error
-    if lines and not lines[0].startswith('{"unlearn_trace_journal"'):
+    if lines[0] and not lines[0].startswith('{"unlearn_trace_journal"'):
         raise InputError(f"{path} is not the journal of a trace; remove it or choose another name")
     return lines
 
 
 def _parse(lines: list[str]) -> Iterator[Entry]:
-    for line in lines:
+    for line in filter(None, lines):
         kind = FactTrace if '"token_ids"' in line else Skipped
         try:
             yield kind.model_validate_json(line)

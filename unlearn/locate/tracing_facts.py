@@ -13,7 +13,7 @@ from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate.trace import Noise, Role, Skipped, roles_of
 from unlearn.model.corruption import Pair, embedding_noise, gaussian, spread
-from unlearn.model.encoding import subject_spans
+from unlearn.model.encoding import encode, subject_spans
 from unlearn.model.forward import forward_only
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import generate, score
@@ -150,9 +150,10 @@ def _twins(model: LanguageModel, forget_set: ForgetSet, fact: Fact, seed: int) -
         for donor in _donors(forget_set, record, seed)
     ]
     positions, found = set(fact.subject_positions), []
-    for encoded in model.encode_all(texts):
+    # Whatever is as long as the fact fits the context, so a name that is too long is no error.
+    for encoded in encode(model.tokenizer, texts, None):
         ids = encoded.ids[: encoded.start]
-        fits = len(ids) == len(fact.prompt_ids)
+        fits = len(ids) == len(fact.prompt_ids) and max(ids) < model.vocabulary_size
         if fits and all(
             a == b or position in positions
             for position, (a, b) in enumerate(zip(ids, fact.prompt_ids, strict=True))

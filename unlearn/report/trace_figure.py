@@ -45,8 +45,8 @@ def draw_trace(trace: Trace, path: Path) -> None:
     """Writes the figure; the ending of ``path`` chooses the format.
 
     Above, heat maps of average indirect effects. Below, the same for the subject's tokens and the
-    last one as curves with 95 % intervals, and what is left of the decisive token's effect when
-    MLPs or attention are severed there.
+    last one as curves with 95 % intervals over groups of facts, and what is left of the decisive
+    token's effect when MLPs or attention are severed there.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -76,7 +76,10 @@ def draw_trace(trace: Trace, path: Path) -> None:
 def _title(trace: Trace, found: Averages) -> str:
     how = "another subject's tokens" if trace.corruption == "replace" else "noise on the subject"
     score = SCORES[trace.score]
-    return f"Average indirect effect on the {score}, {found.total.n} facts, corrupted by {how}"
+    n, m = found.total.n, found.total.clusters
+    facts = f"{n} {'fact' if n == 1 else 'facts'}"
+    groups = f" in {m} groups" if 1 < m < n else ""
+    return f"Average indirect effect on the {score}, {facts}{groups}, corrupted by {how}"
 
 
 def _heat_map(figure: Figure, axis: Any, found: Averages, kind: Kind, trace: Trace) -> None:

@@ -42,7 +42,7 @@ def describe_trace(trace: Trace) -> str:
         *_coverage(trace, found),
         _corruption(trace, found),
         *_subject(trace, found),
-        *_passing_on(found),
+        *_passing_on(trace, found),
         *_severed(found),
         "A trace shows where a fact passes, not where it is best changed.",
     ]
@@ -68,12 +68,22 @@ def layers(curve: Curve) -> str:
 
 def _coverage(trace: Trace, found: Averages) -> Iterator[str]:
     n = found.total.n
-    yield f"traced {n} {'fact' if n == 1 else 'facts'}"
+    yield f"traced {n} {'fact' if n == 1 else 'facts'}{_groups(found)}"
     reasons = Counter(skipped.reason for skipped in trace.skipped)
     for reason, count in sorted(reasons.items()):
         yield f"skipped {count}: {REASONS[reason]}"
     if trace.not_covered:
         yield f"not covered {len(trace.not_covered)}: the time did not suffice"
+
+
+def _groups(found: Averages) -> str:
+    """What the intervals are over: facts of one group rise and fall together."""
+    n, m = found.total.n, found.total.clusters
+    if m < 2:
+        return "; no intervals, which need two subjects, or two relations of one"
+    if m == n:
+        return "; intervals are over facts"
+    return f" in {m} groups, each of one subject or relation; intervals are over groups"
 
 
 def _corruption(trace: Trace, found: Averages) -> str:
@@ -85,26 +95,42 @@ def _corruption(trace: Trace, found: Averages) -> str:
 
 
 def _subject(trace: Trace, found: Averages) -> Iterator[str]:
-    decisive = found.decisive
     for kind, curves in found.by_role.items():
         having = [role for role in SUBJECT_ROLES if role in curves]
         role = max(having, key=lambda role: float(curves[role].mean.max()))
         curve = curves[role]
-        blocks = trace.windows[kind][curve.peak]
-        width = "" if kind == "hidden" else f", restored in blocks {blocks[0]} to {blocks[1]}"
         yield (
             f"Restoring {KINDS[kind]} at the subject brings most back at {ROLES[role]}, "
-            f"{layers(curve)}{width}: {_figure(curve, curve.peak)}{_share(curve, found)}."
+            f"{layers(curve)}{_blocks(trace, kind, curve)}: "
+            f"{_figure(curve, curve.peak)}{_share(curve, found)}."
         )
-    last = found.by_role["hidden"]["last-subject"]
-    if decisive != "last-subject":
+    yield from _decisive(found)
+
+
+def _decisive(found: Averages) -> Iterator[str]:
+    """Whether a token other than the subject's last one is decisive, or only seems so."""
+    lead, last = found.lead, found.by_role["hidden"]["last-subject"]
+    if lead is None:
+        return
+    if lead.clusters > 1 and lead.low[0] > 0:
         yield (
             f"The decisive token is not the subject's last one, whose state brings back at most "
-            f"{_figure(last, last.peak)}."
+            f"{_figure(last, last.peak)}: the difference is {_figure(lead, 0)}."
+        )
+    else:
+        yield (
+            f"These facts do not settle which token is decisive: {ROLES[found.decisive]} brings "
+            f"back {_figure(lead, 0)} more than the subject's last one."
         )
 
 
-def _passing_on(found: Averages) -> Iterator[str]:
+def _blocks(trace: Trace, kind: Kind, curve: Curve) -> str:
+    """What the window at a curve's peak restores."""
+    first, last = trace.windows[kind][curve.peak]
+    return "" if first == last else f", restored in blocks {first} to {last}"
+
+
+def _passing_on(trace: Trace, found: Averages) -> Iterator[str]:
     curve = found.by_role["hidden"].get("last")
     total = float(found.total.mean[0])
     if curve is None or total <= 0:
@@ -115,7 +141,8 @@ def _passing_on(found: Averages) -> Iterator[str]:
     attention = found.by_role.get("attention", {}).get("last")
     if attention is not None:
         yield (
-            f"Attention brings most to the last token in {layers(attention)}: "
+            f"Attention brings most to the last token in {layers(attention)}"
+            f"{_blocks(trace, 'attention', attention)}: "
             f"{_figure(attention, attention.peak)}{_share(attention, found)}."
         )
 
