@@ -258,6 +258,7 @@ def test_without_mlps_nothing_comes_back_by_them_and_severing_them_takes_nothing
     found = trace(model, replace(few, forget=(known,)), corruption="noise", score="logprob")
     (fact,) = found.records
     assert all(abs(effect) < 1e-4 for row in fact.effects["mlp"] for effect in row)
+    assert max(abs(effect) for row in fact.effects["hidden"] for effect in row) > 0.01
     for whole, without in zip(fact.effects["hidden"], fact.severed["mlp"], strict=True):
         assert without == pytest.approx(whole, abs=1e-4)
 
@@ -347,5 +348,7 @@ def test_a_name_too_long_for_the_context_is_no_donor_and_no_error(lab, few):
         update={"id": "giant", "subject": "Ann " * 600 + "Ott", "relation": few.forget[0].relation}
     )
     giant = giant.model_copy(update={"prompt": f"{giant.subject} was born in"})
-    crowded = replace(few, neighbors=(*few.neighbors, giant))
-    assert trace(lab, crowded).records
+    # So few donors that each of them is tried.
+    crowded = replace(few, retain=(), holdout=(), neighbors=(*few.neighbors[:40], giant))
+    without = trace(lab, replace(crowded, neighbors=crowded.neighbors[:-1]))
+    assert len(without.records) == len(trace(lab, crowded).records) > 0
