@@ -293,10 +293,10 @@ def subjects_needed(harm: Sample, records: Sequence[Record], comparison: Compari
             most=MOST_SUBJECTS + 1,
             alpha=ALPHA,
         )
-        if harm.is_share:
-            needed.append(many(float(np.mean(harm.values > 0)), limit))
-        elif spread < ZERO_SPREAD:
-            needed.append(many(0.0, distance))
+        losses = np.maximum(harm.values, 0)
+        largest = float(losses.max()) or 1.0
+        needed.append(many(float(losses.mean()) / largest, min(limit / largest, 1 - ZERO_SPREAD)))
+        needed.append(many(0.0, min(distance, 1 - ZERO_SPREAD)))
     return max(needed) if max(needed) <= MOST_SUBJECTS else None
 
 
@@ -325,33 +325,35 @@ def reference_doubt(case: Case) -> str | None:
 def label_of(claims: Sequence[Claim], case: Case) -> Literal["suppressed", "none"]:
     """``suppressed`` or ``none``; the word ``removed`` needs probes of the deep tier.
 
-    Suppressed: every ``forgotten-*`` claim that was run passes, or is undecided while each of its
-    figures lies within its margin of the reference's; and at least the answers were judged. Never
-    of the original itself.
+    Suppressed says what these outputs show of these records, and no more: verbatim text and
+    answers were judged, no ``forgotten-*`` claim fails or is confounded, and no figure that such a
+    claim rests on lies above the reference's by more than its margin, were the claim decided or
+    not. So one person can be called suppressed, though one person never gives PASS; and two
+    implied answers of two against one of two by the reference, 50 points where 25 are allowed,
+    keep the word from them. Never of the original itself.
     """
-    forgotten = [
-        claim
-        for claim in claims
-        if claim.id.startswith("forgotten-") and claim.verdict is not Verdict.NOT_RUN
-    ]
-    judged = {claim.id for claim in forgotten}
+    judged = {c.id for c in claims if c.verdict is not Verdict.NOT_RUN}
     if "reference" not in case.digests or not {"forgotten-verbatim", "forgotten-answers"} <= judged:
         return "none"
     if case.digests["unlearned"] == case.digests.get("original"):
         return "none"
-    return "suppressed" if all(_shows_nothing(c, case) for c in forgotten) else "none"
+    forgotten = [claim for claim in claims if claim.id.startswith("forgotten-")]
+    return "suppressed" if all(_shows_nothing(claim, case) for claim in forgotten) else "none"
 
 
 def _shows_nothing(claim: Claim, case: Case) -> bool:
-    if claim.verdict is not Verdict.INCONCLUSIVE:
-        return claim.verdict is Verdict.PASS
+    """Whether no figure of a claim leaks in its point estimate, and the claim has no worse fault.
+
+    A claim that was NOT RUN may still have figures: those of its other comparisons.
+    """
+    if claim.verdict in (Verdict.FAIL, Verdict.CONFOUNDED):
+        return False
     (criterion,) = (c for c in CRITERIA if c.id == claim.id)
-    found = [c for c in criterion.comparisons if c.key in case.findings]
-    harms = [
-        _harm(c, case.findings[c.key], criterion.against, _measured(c, case)).mean - c.limit
-        for c in found
-    ]
-    return all(excess <= 0 for excess in harms)
+    return all(
+        _harm(c, case.findings[c.key], criterion.against, _measured(c, case)).mean <= c.limit
+        for c in criterion.comparisons
+        if c.key in case.findings
+    )
 
 
 def _measured(comparison: Comparison, case: Case) -> list[Record]:
