@@ -250,6 +250,12 @@ def test_facts_of_one_cluster_count_less_than_facts_of_many() -> None:
     assert alone == pytest.approx(1 - 0.05 ** (1 / 160)) and together > 2 * alone
 
 
+def test_clusters_of_uneven_size_count_for_fewer() -> None:
+    assert Sample([0.0] * 12, np.repeat(np.arange(4), 3).tolist()).n_even_clusters == 4
+    # 12^2 / (9^2 + 1 + 1 + 1) = 1.7
+    assert Sample([0.0] * 12, [0] * 9 + [1, 2, 3]).n_even_clusters == 1
+
+
 def test_one_lost_answer_makes_the_bound_no_narrower() -> None:
     labels = np.repeat(np.arange(20), 7).tolist()
     highs = []

@@ -115,6 +115,14 @@ class Sample:
         return np.bincount(self.codes).astype(np.int64)
 
     @property
+    def n_even_clusters(self) -> int:
+        """How many clusters of one size are as uncertain: n^2 / sum of squared sizes, rounded down.
+
+        Kish (1965), Survey Sampling. The number of clusters where they are of one size.
+        """
+        return int(len(self.values) ** 2 / np.square(self.sizes).sum() + ZERO_SPREAD)
+
+    @property
     def standard_error(self) -> float:
         """Cluster-robust standard error of the mean; infinite with one cluster.
 
@@ -179,14 +187,14 @@ def mean_interval(
     )
     value, low, high = found
     if math.isfinite(bounds[1] - bounds[0]):
-        units = Units(n_units or sample.n_clusters, sample.n_clusters)
+        units = Units(n_units or sample.n_clusters, sample.n_even_clusters)
         floor = bounded_interval(sample, units, confidence, signed=bounds[0] < 0)
         low, high = min(low, floor.low), max(high, floor.high)
     return Interval(value, max(low, bounds[0]), min(high, bounds[1]))
 
 
 class Units(NamedTuple):
-    """How many facts there are, and of how many clusters; taken to be spread evenly."""
+    """How many facts there are, and of how many clusters of like size."""
 
     n: int
     n_clusters: int
