@@ -20,7 +20,7 @@ from unlearn.audit.statistics import (
     cluster_bootstrap,
     cluster_t,
     clusters_needed,
-    clusters_needed_for_share,
+    clusters_needed_for_bound,
     mean_interval,
     position,
     probability_at_most,
@@ -230,19 +230,30 @@ def test_the_stated_need_decides_as_often_as_it_says():
     assert 0.74 <= np.mean(decided) <= 0.92
 
 
-def test_the_clusters_a_share_needs_are_the_fewest_that_bound_it() -> None:
-    for share, limit, k in [(0.0, 0.02, 8), (0.0, 0.05, 1), (0.0, 0.1, 4), (0.0, 0.25, 8)]:
-        m = clusters_needed_for_share(share, limit, k, most=5_000)
-        fewer = share_at_most(0, Units(k * (m - 1), m - 1), 0.05)
-        assert share_at_most(0, Units(k * m, m), 0.05) < limit <= fewer
+def need(figures, limit, k):
+    sample = Sample(list(figures), range(len(figures)))
+    return clusters_needed_for_bound(sample, limit, k, most=5_000)
+
+
+def test_the_clusters_a_bound_needs_are_the_fewest_that_give_it() -> None:
+    dense = [0.3, 0.0, -0.2, 0.1, 0.0, -0.3]
+    for figures, limit, k in [([0.0], 0.02, 8), ([0.0], 0.1, 4), (dense, 0.1, 8)]:
+        m = need(figures, limit, k)
+        sample = Sample(figures, range(len(figures)))
+        high, before = (
+            statistics.bounded_interval(sample, Units(k * n, n), 0.9, signed=True).high
+            for n in (m, m - 1)
+        )
+        assert high < limit <= before
     # The rule of three, exactly: ln(0.05) / ln(0.95) facts without an exception.
-    assert clusters_needed_for_share(0.0, 0.05, 1, most=5_000) == 59
-    assert clusters_needed_for_share(0.03, 0.02, 8, most=200) == 200
+    assert need([0.0], 0.05, 1) == 59
+    assert need([0.0, 0.0, 0.06, 0.0], 0.015, 8) is None
+    assert need([0.0], 0.96, 1) == 1
 
 
 def test_what_a_pass_takes_is_what_the_docs_say() -> None:
-    assert clusters_needed_for_share(0.0, 0.02, 8, most=5_000) == 55
-    assert clusters_needed_for_share(0.0, 0.10, 8, most=5_000) == 11
+    assert need([0.0], 0.02, 8) == 55
+    assert need([0.0], 0.10, 8) == 11
 
 
 def test_facts_of_one_cluster_count_less_than_facts_of_many() -> None:

@@ -342,22 +342,23 @@ def spread_between(sample: Sample, facts: Sequence[Hashable]) -> float:
     return math.sqrt(variance * (1 / k + rho * (1 - 1 / k)))
 
 
-def clusters_needed_for_share(
-    share: float, limit: float, per_cluster: float, *, most: int, alpha: float = 0.05
-) -> int:
-    """How many clusters bound a share that stays as it is below ``limit``; ``most`` if too many.
+def clusters_needed_for_bound(
+    sample: Sample, limit: float, per_cluster: float, *, most: int, alpha: float = 0.05
+) -> int | None:
+    """The fewest clusters that bound figures in -1..1 that stay as they are; None beyond ``most``.
 
-    The smallest number, but for the rounding of counts, at which ``share_at_most`` lies below;
-    ``per_cluster`` facts each.
+    Those at which the upper end of ``bounded_interval`` lies below ``limit``, with ``per_cluster``
+    facts each.
     """
 
     def bounded(n_clusters: int) -> bool:
-        n = max(n_clusters, round(per_cluster * n_clusters))
-        return probability_at_most(math.ceil(share * n), Units(n, n_clusters), limit) < alpha
+        units = Units(max(n_clusters, round(per_cluster * n_clusters)), n_clusters)
+        return bounded_interval(sample, units, 1 - 2 * alpha, signed=True).high < limit
 
-    if share >= limit:
-        return most
     few = 1
-    while few < most and not bounded(few):
-        few *= 2
-    return few // 2 + 1 + bisect_left(range(few // 2 + 1, min(few, most)), True, key=bounded)
+    while not bounded(few):
+        if few >= most:
+            return None
+        few = min(2 * few, most)
+    first = few // 2 + 1
+    return first + bisect_left(range(first, few), True, key=bounded)

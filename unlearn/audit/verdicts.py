@@ -15,7 +15,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ from unlearn.audit.statistics import (
     Sample,
     binomial_tail,
     clusters_needed,
-    clusters_needed_for_share,
+    clusters_needed_for_bound,
     mean_interval,
     position,
     sign_flip,
@@ -48,6 +47,9 @@ from unlearn.types import Claim, Finding, Record, Role, Verdict
 
 MOST_SUBJECTS = 100_000
 """A need beyond this is not stated: the figure lies on the margin itself."""
+
+MOST_TRIED = 5_000
+"""Subjects up to which exact bounds are computed to find a need. Beyond, too, none is stated."""
 
 SEVERITY = (Verdict.FAIL, Verdict.CONFOUNDED, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
@@ -287,16 +289,11 @@ def subjects_needed(harm: Sample, records: Sequence[Record], comparison: Compari
     spread = spread_between(Sample(harm.figures, subjects), facts)
     needed = [MIN_SUBJECTS, n_subjects + 1, clusters_needed(spread, distance, alpha=ALPHA)]
     if math.isfinite(comparison.scale.bounds[1]) and harm.mean < limit:
-        many = partial(
-            clusters_needed_for_share,
-            per_cluster=len(set(facts)) / n_subjects,
-            most=MOST_SUBJECTS + 1,
-            alpha=ALPHA,
-        )
-        losses = np.maximum(harm.values, 0)
-        largest = float(losses.max()) or 1.0
-        needed.append(many(float(losses.mean()) / largest, min(limit / largest, 1 - ZERO_SPREAD)))
-        needed.append(many(0.0, min(distance, 1 - ZERO_SPREAD)))
+        per_subject = len(set(facts)) / n_subjects
+        bound = clusters_needed_for_bound(harm, limit, per_subject, most=MOST_TRIED, alpha=ALPHA)
+        if bound is None:
+            return None
+        needed.append(bound)
     return max(needed) if max(needed) <= MOST_SUBJECTS else None
 
 
