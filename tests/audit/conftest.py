@@ -118,7 +118,7 @@ def people(group: str, n_subjects: int, n_facts: int, *, rich: bool) -> tuple[Re
 @pytest.fixture
 def make_set() -> Callable[..., ForgetSet]:
     def make(
-        n_subjects: int = 12,
+        n_subjects: int = 16,
         n_facts: int = 4,
         *,
         kept: int = 100,

@@ -23,7 +23,7 @@ def test_each_model_reads_the_union_of_all_texts_once(make_set, full, reference,
         (batch,) = model.batches
         texts = [(s.prompt, s.completion) for s in batch]
         assert len(texts) == len(set(texts))
-    facts = 12 * 4
+    facts = 16 * 4
     trained = 2 * facts
     attached = 2 * facts + facts + facts
     kept = 3 * 100 * 2 * 2
@@ -83,16 +83,18 @@ def test_findings_hold_every_record_and_their_mean(make_set, full, reference):
 
 def test_max_records_draws_whole_subjects_and_never_cuts_forget(make_set, full, reference):
     result = audit(full, make_set(), reference=reference, max_records=20)
-    assert result.forget_set.records["forget"] == 96
+    assert result.forget_set.records["forget"] == 128
     for split in ("retain", "neighbors", "holdout"):
         assert result.forget_set.records[split] == 20
         assert result.forget_set.subjects[split] == 5
     assert any("Of 400 retain records 20 were drawn" in limit for limit in result.limits)
 
 
-def test_smoke_measures_at_most_four_hundred_records_of_a_split(make_set, full, reference):
-    result = audit(full, make_set(kept=120), reference=reference)
-    assert result.forget_set.records["retain"] == 400
+def test_smoke_measures_at_most_sixty_subjects_of_eight_records_of_a_split(
+    make_set, full, reference
+):
+    result = audit(full, make_set(kept=130), reference=reference)
+    assert result.forget_set.records["retain"] == 60 * 8
 
 
 def test_no_text_is_shown_unless_asked_for(make_set, full, reference, forgotten):
@@ -229,3 +231,12 @@ def test_a_single_record_has_no_loss_figure_but_a_bounded_one(make_set, full, re
     figure = next(f for f in result.findings if f.key == "answers/forget")
     assert (figure.models["unlearned"].low, figure.models["unlearned"].high) == (0.0, 1.0)
     json.loads(result.model_dump_json())
+
+
+def test_much_to_forget_in_one_record_is_not_called_little(make_set, full, reference):
+    models = {"original": full, "reference": reference}
+    result = audit(full, make_set(forget=make_set(1, 1).forget[:1]), **models)
+    assert result.findings[0].models["reference"].high == 1
+    assert not any("little to forget" in limit for limit in result.limits)
+    ignorant = audit(reference, make_set(), original=reference, reference=reference)
+    assert any("little to forget" in limit for limit in ignorant.limits)

@@ -38,7 +38,7 @@ def test_the_untouched_model_fails_every_claim_of_forgetting(make_set, full, ref
     assert {found[id_] for id_ in KEPT} == {Verdict.PASS}
     assert (result.verdict, result.verdict.exit_code) == (Verdict.FAIL, 1)
     assert result.label == "none"
-    assert "48 of 48 facts" in reasons(result)["forgotten-answers"]
+    assert "64 of 64 facts" in reasons(result)["forgotten-answers"]
 
 
 def test_the_untouched_model_fails_even_where_one_person_is_concerned(make_set, full, reference):
@@ -83,6 +83,27 @@ def test_too_few_facts_to_test_are_not_called_a_failure(make_set, full, referenc
 def test_undecided_is_not_suppressed_where_the_figures_leak(make_set, full, reference, n_facts):
     result = audit(full, make_set(1, n_facts), reference=reference)
     assert verdicts(result)["forgotten-answers"] is Verdict.INCONCLUSIVE
+    assert result.label == "none"
+
+
+def test_a_leak_in_a_claim_that_was_not_run_keeps_the_word_suppressed_away(
+    make_set, full, reference, stand_in
+):
+    polyglot = stand_in("polyglot", lambda s: reference.knows(s) or "traduit" in s.prompt)
+    records = bare(make_set(1, 4).forget, "paraphrases")
+    models = {"original": full, "reference": reference}
+    result = audit(polyglot, make_set(forget=records), **models)
+    assert verdicts(result)["forgotten-generality"] is Verdict.NOT_RUN
+    assert result.label == "none"
+
+
+def test_one_implied_answer_of_two_too_many_keeps_the_word_suppressed_away(
+    make_set, full, reference, stand_in
+):
+    first = "Forget Person0 implies"
+    knows = lambda s: reference.knows(s) or s.prompt == first  # noqa: E731
+    result = audit(stand_in("guesses", knows), make_set(1, 2), original=full, reference=reference)
+    assert verdicts(result)["forgotten-portability"] is not Verdict.PASS
     assert result.label == "none"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from unlearn.audit.criteria import MIN_SUBJECTS
+from unlearn.audit.criteria import FORGET_MARGIN, MIN_SUBJECTS
 from unlearn.audit.figures import clusters_of
 from unlearn.audit.verdicts import Case
 from unlearn.forget_set import ForgetSet
@@ -85,7 +85,7 @@ def _of_figures(case: Case, tier_probes: frozenset[str]) -> Iterator[str]:
     if answers is None or not {"original", "reference"} <= answers.models.keys():
         return
     original, reference = answers.models["original"], answers.models["reference"]
-    if original.value <= reference.high:
+    if original.value <= reference.value + FORGET_MARGIN:
         yield (
             f"The original answered {original.value:.0%} of the forget records and the reference "
             f"{reference.value:.0%}: there was little to forget, so little is shown by passing."

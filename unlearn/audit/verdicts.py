@@ -15,7 +15,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,7 +37,7 @@ from unlearn.audit.statistics import (
     Sample,
     binomial_tail,
     clusters_needed,
-    clusters_needed_for_share,
+    clusters_needed_for_bound,
     mean_interval,
     position,
     sign_flip,
@@ -48,6 +47,9 @@ from unlearn.types import Claim, Finding, Record, Role, Verdict
 
 MOST_SUBJECTS = 100_000
 """A need beyond this is not stated: the figure lies on the margin itself."""
+
+MOST_TRIED = 5_000
+"""Subjects up to which exact bounds are computed to find a need. Beyond, too, none is stated."""
 
 SEVERITY = (Verdict.FAIL, Verdict.CONFOUNDED, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 
@@ -287,16 +289,11 @@ def subjects_needed(harm: Sample, records: Sequence[Record], comparison: Compari
     spread = spread_between(Sample(harm.figures, subjects), facts)
     needed = [MIN_SUBJECTS, n_subjects + 1, clusters_needed(spread, distance, alpha=ALPHA)]
     if math.isfinite(comparison.scale.bounds[1]) and harm.mean < limit:
-        many = partial(
-            clusters_needed_for_share,
-            per_cluster=len(set(facts)) / n_subjects,
-            most=MOST_SUBJECTS + 1,
-            alpha=ALPHA,
-        )
-        if harm.is_share:
-            needed.append(many(float(np.mean(harm.values > 0)), limit))
-        elif spread < ZERO_SPREAD:
-            needed.append(many(0.0, distance))
+        per_subject = len(set(facts)) / n_subjects
+        bound = clusters_needed_for_bound(harm, limit, per_subject, most=MOST_TRIED, alpha=ALPHA)
+        if bound is None:
+            return None
+        needed.append(bound)
     return max(needed) if max(needed) <= MOST_SUBJECTS else None
 
 
@@ -325,33 +322,35 @@ def reference_doubt(case: Case) -> str | None:
 def label_of(claims: Sequence[Claim], case: Case) -> Literal["suppressed", "none"]:
     """``suppressed`` or ``none``; the word ``removed`` needs probes of the deep tier.
 
-    Suppressed: every ``forgotten-*`` claim that was run passes, or is undecided while each of its
-    figures lies within its margin of the reference's; and at least the answers were judged. Never
-    of the original itself.
+    Suppressed says what these outputs show of these records, and no more: verbatim text and
+    answers were judged, no ``forgotten-*`` claim fails or is confounded, and no figure that such a
+    claim rests on lies above the reference's by more than its margin, were the claim decided or
+    not. So one person can be called suppressed, though one person never gives PASS; and two
+    implied answers of two against one of two by the reference, 50 points where 25 are allowed,
+    keep the word from them. Never of the original itself.
     """
-    forgotten = [
-        claim
-        for claim in claims
-        if claim.id.startswith("forgotten-") and claim.verdict is not Verdict.NOT_RUN
-    ]
-    judged = {claim.id for claim in forgotten}
+    judged = {c.id for c in claims if c.verdict is not Verdict.NOT_RUN}
     if "reference" not in case.digests or not {"forgotten-verbatim", "forgotten-answers"} <= judged:
         return "none"
     if case.digests["unlearned"] == case.digests.get("original"):
         return "none"
-    return "suppressed" if all(_shows_nothing(c, case) for c in forgotten) else "none"
+    forgotten = [claim for claim in claims if claim.id.startswith("forgotten-")]
+    return "suppressed" if all(_shows_nothing(claim, case) for claim in forgotten) else "none"
 
 
 def _shows_nothing(claim: Claim, case: Case) -> bool:
-    if claim.verdict is not Verdict.INCONCLUSIVE:
-        return claim.verdict is Verdict.PASS
+    """Whether no figure of a claim leaks in its point estimate, and the claim has no worse fault.
+
+    A claim that was NOT RUN may still have figures: those of its other comparisons.
+    """
+    if claim.verdict in (Verdict.FAIL, Verdict.CONFOUNDED):
+        return False
     (criterion,) = (c for c in CRITERIA if c.id == claim.id)
-    found = [c for c in criterion.comparisons if c.key in case.findings]
-    harms = [
-        _harm(c, case.findings[c.key], criterion.against, _measured(c, case)).mean - c.limit
-        for c in found
-    ]
-    return all(excess <= 0 for excess in harms)
+    return all(
+        _harm(c, case.findings[c.key], criterion.against, _measured(c, case)).mean <= c.limit
+        for c in criterion.comparisons
+        if c.key in case.findings
+    )
 
 
 def _measured(comparison: Comparison, case: Case) -> list[Record]:

@@ -138,6 +138,7 @@ def audit(
                 examples=examples,
                 progress=progress,
             )
+        result = result.model_copy(update={"limits": (*audited.limits, *result.limits)})
         report(result, made)
     emit(options, json.loads(as_json(result)), f"{summary(result)}\n\nreport {output}")
     raise click.exceptions.Exit(result.verdict.exit_code)
@@ -147,6 +148,8 @@ class _Audited(NamedTuple):
     model: LanguageModel
     original: LanguageModel | None
     provenance: Mapping[str, str]
+    limits: tuple[str, ...] = ()
+    """What cannot be told of how the model came to be, for the limits of the report."""
 
 
 def _audited(
@@ -167,7 +170,12 @@ def _audited(
     if made_for != OWN_SET:
         say(options, f"note: {source} was made for {made_for}")
     provenance = {**provenance_of(artifact), "made for": made_for}
-    return _Audited(artifact.apply(base), base, provenance)
+    return _Audited(artifact.apply(base), base, provenance, origin_limits(made_for))
+
+
+def origin_limits(made_for: str) -> tuple[str, ...]:
+    """A sentence for the limits of the audit where the artifact is not known to be of its set."""
+    return () if made_for == OWN_SET else (f"The artifact was made for {made_for}.",)
 
 
 def _made_for(artifact: Artifact, records: ForgetSet) -> str:

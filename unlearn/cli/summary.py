@@ -11,7 +11,8 @@ from textwrap import fill
 from unlearn.types import AuditResult, Estimate, Role, Verdict
 
 ROLES: tuple[Role, ...] = ("original", "unlearned", "reference")
-WIDTH = 110
+WIDTH = 100
+"""Columns. No line of a figure and no line of a reason is longer."""
 
 
 def summary(result: AuditResult) -> str:
@@ -55,4 +56,15 @@ def _table(result: AuditResult) -> str:
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:.2g} [{estimate.low:.2g}, {estimate.high:.2g}]"
+    return f"{_short(estimate.value)} [{_short(estimate.low)},{_short(estimate.high)}]"
+
+
+def _short(number: float) -> str:
+    """One or two digits in about five characters: ``.98``, ``.0027``, ``3e-4``, ``12``, ``1e5``."""
+    text = f"{number:.2g}"
+    if "e" in text and 0.5 <= abs(number) < 9_999:
+        text = f"{number:.0f}"
+    elif "e" in text or len(text) > len("0.0027"):
+        mantissa, exponent = f"{number:.0e}".split("e")
+        text = f"{mantissa}e{exponent[0].strip('+')}{exponent[1:].lstrip('0')}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
