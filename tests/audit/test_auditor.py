@@ -90,11 +90,9 @@ def test_max_records_draws_whole_subjects_and_never_cuts_forget(make_set, full, 
     assert any("Of 400 retain records 20 were drawn" in limit for limit in result.limits)
 
 
-def test_smoke_measures_at_most_sixty_subjects_of_eight_records_of_a_split(
-    make_set, full, reference
-):
+def test_smoke_measures_at_most_four_hundred_records_of_a_split(make_set, full, reference):
     result = audit(full, make_set(kept=130), reference=reference)
-    assert result.forget_set.records["retain"] == 60 * 8
+    assert result.forget_set.records["retain"] == 400
 
 
 def test_no_text_is_shown_unless_asked_for(make_set, full, reference, forgotten):
