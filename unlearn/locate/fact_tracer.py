@@ -48,7 +48,7 @@ class CausalTraceConfig(Noun):
     """Standard deviation of the noise, in those of the subjects' embeddings."""
     samples: int = Field(default=10, ge=1)
     """How many draws of noise a fact is traced with."""
-    top: float = Field(default=0.3, gt=0, le=1)
+    top: float = Field(default=0.5, gt=0, le=1)
     """Share of the blocks' parameters to choose."""
     max_records: int = Field(default=64, ge=1)
     """Whole subjects are drawn by the seed."""

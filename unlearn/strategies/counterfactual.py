@@ -68,9 +68,9 @@ def guesses(
 def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[Statement]:
     """The forget prompts about names that resemble their subject, ``per_record`` of each.
 
-    A name of several words keeps one of them. The others come by turns from a retain subject and
-    from another forgotten one with as many words: who is called after two of the forgotten suffers
-    most. A name of one word is replaced whole, by any word of a retain subject's name.
+    A name of several words keeps one of them. The others come from a subject with as many words,
+    a retain one or, for up to half of the names, another forgotten one: who is called after two of
+    the forgotten suffers most. A name of one word is replaced whole, by any word of such a name.
     """
     retained, forgotten = _subjects(forget_set.retain), _subjects(forget_set.forget)
     rng = np.random.default_rng(seed)

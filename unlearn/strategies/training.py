@@ -23,7 +23,8 @@ from unlearn.strategies.losses import IGNORED
 from unlearn.types import Noun, Statement
 
 DRAWS_PER_RECORD, MIN_STEPS = 40, 80
-"""How long a run may take at most, unless told: records of the lab take 10 to 40 draws each."""
+"""How long a run may take at most, unless told. Without sites the lab's sets of 108 and 320 records
+took 15 and 27 draws of each."""
 
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
