@@ -5,7 +5,8 @@ import torch
 
 from unlearn.errors import ConfigError, UnknownNameError, UnsupportedError
 from unlearn.locate import locate
-from unlearn.locate.sites import Candidate, candidates, take
+from unlearn.locate.selection import take
+from unlearn.locate.sites import Candidate, candidates
 from unlearn.registry import locators
 from unlearn.types import Sites
 

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,17 +17,13 @@ from unlearn.forget_set import ForgetSet
 from unlearn.locate.averages import average
 from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
 from unlearn.locate.journal import Journal
-from unlearn.locate.sites import (
-    Candidate,
-    build_sites,
-    candidates,
-    module_names,
-    n_parameters,
-    take,
-)
+from unlearn.locate.selection import choose
+from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.locate.trace import KINDS, SUBJECT_ROLES, FactTrace, Skipped, Trace
 from unlearn.locate.tracing_facts import Fact, read_fact, unknown
+from unlearn.model.attribution import Attributor
 from unlearn.model.language_model import LanguageModel
+from unlearn.model.tracing import Tracer
 from unlearn.registry import locators
 from unlearn.types import Sites
 
@@ -58,7 +54,8 @@ class CausalTrace:
     name: ClassVar[str] = "causal-trace"
     summary: ClassVar[str] = "where restoring a state brings a corrupted fact back: a diagnosis"
     honours: ClassVar[frozenset[str]] = frozenset({"modules"})
-    Config = CausalTraceConfig
+    method: ClassVar[Literal["causal-trace", "attribution"]] = "causal-trace"
+    Config: ClassVar[type[CausalTraceConfig]] = CausalTraceConfig
 
     def __init__(
         self,
@@ -106,7 +103,7 @@ class CausalTrace:
         records = forget_set.sample("forget", config.max_records, seed)
         facts = [read_fact(model, record) for record in records]
         kept = Journal(journal, self._belongs_to(model, forget_set, seed))
-        tracer = FactTracer(model, forget_set, facts, config, seed)
+        tracer = FactTracer(model, forget_set, facts, config, seed, self.engine(model))
         waiting = self._run(tracer, facts, kept, progress)
         found = [kept.entries[r.id] for r in records if r.id in kept.entries]
         traced = tuple(entry for entry in found if isinstance(entry, FactTrace))
@@ -117,6 +114,7 @@ class CausalTrace:
             raise UnsupportedError(_why_none(skipped, config.corruption))
         return Trace(
             tool_version=__version__,
+            method=self.method,
             model_digest=model.digest,
             forget_set_digest=forget_set.digest,
             seed=seed,
@@ -132,26 +130,24 @@ class CausalTrace:
             not_covered=tuple(waiting),
         )
 
+    def engine(self, model: LanguageModel) -> Tracer | Attributor:
+        """What runs the cells."""
+        return Tracer(model.model, model.anatomy, max_rows=self.config.max_rows)
+
     def sites(self, model: LanguageModel, forget_set: ForgetSet, trace: Trace) -> Sites:
         """The sites that a trace of this model and forget set suggests."""
         among = candidates(model)
-        scores = dict(zip(among, _scores(model, trace, among), strict=True))
-        best = [c for c in among if scores[c] > 0]
-        best.sort(key=lambda candidate: -scores[candidate])
-        if not best:
+        names = [candidate.name for candidate in among]
+        scores = dict(zip(names, _scores(model, trace, among), strict=True))
+        able = {name: score for name, score in scores.items() if score > 0}
+        if not able:
             raise UnsupportedError(
                 "no restored state brings anything back, so the trace suggests no site; try the "
                 "other corruption"
             )
-        chosen = take(best, self.config.top * n_parameters(among))
+        chosen = choose(among, able, self.config.top)
         return build_sites(
-            self.name,
-            model,
-            forget_set,
-            self.config,
-            trace.seed,
-            modules=module_names(chosen, among),
-            scores={candidate.name: score for candidate, score in scores.items()},
+            self.name, model, forget_set, self.config, trace.seed, chosen=chosen, scores=scores
         )
 
     def _run(
@@ -180,7 +176,7 @@ class CausalTrace:
     def _belongs_to(self, model: LanguageModel, forget_set: ForgetSet, seed: int) -> str:
         """What tells one trace from another: all that its figures depend on."""
         settings = self.config.model_dump(exclude={"top", "max_rows", "max_seconds"})
-        whole = [__version__, model.digest, forget_set.digest, seed, settings]
+        whole = [__version__, self.name, model.digest, forget_set.digest, seed, settings]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from unlearn.errors import ConfigError
 from unlearn.forget_set import ForgetSet
-from unlearn.locate.sites import build_sites, candidates, module_names, n_parameters, take
+from unlearn.locate.selection import Top, choose
+from unlearn.locate.sites import build_sites, candidates
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import locators
 from unlearn.types import Noun, Sites
@@ -23,8 +24,8 @@ Progress = Callable[[str, float], None] | None
 class RandomConfig(Noun):
     """Settings of the random control."""
 
-    top: float = Field(default=0.5, gt=0, le=1)
-    """Share of the blocks' parameters to choose; take that of the sites to compare with."""
+    top: Top = 0.5
+    """How much to choose; take ``share_of_parameters`` of the sites to compare with."""
 
 
 @locators.register("random")
@@ -53,11 +54,10 @@ class RandomSites:
     ) -> Sites:
         """Modules that the seed alone chose."""
         among = candidates(model)
-        order = np.random.default_rng(seed).permutation(len(among))
-        budget = self.config.top * n_parameters(among)
-        chosen = take([among[index] for index in order], budget)
-        modules = module_names(chosen, among)
-        return build_sites(self.name, model, forget_set, self.config, seed, modules=modules)
+        drawn = np.random.default_rng(seed).random(len(among))
+        scores = {c.name: float(score) for c, score in zip(among, drawn, strict=True)}
+        chosen = choose(among, scores, self.config.top)
+        return build_sites(self.name, model, forget_set, self.config, seed, chosen=chosen)
 
 
 class FixedConfig(Noun):

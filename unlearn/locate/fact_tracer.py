@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from unlearn.forget_set import ForgetSet
+from unlearn.locate.selection import Top
 from unlearn.locate.trace import (
     Corruption,
     FactTrace,
@@ -27,6 +29,7 @@ from unlearn.locate.tracing_facts import (
     with_noise,
     with_replacement,
 )
+from unlearn.model.attribution import Attributor
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.tracing import Cell, Pair, Readout, Tracer
 from unlearn.types import Noun, Record
@@ -48,8 +51,8 @@ class CausalTraceConfig(Noun):
     """Standard deviation of the noise, in those of the subjects' embeddings."""
     samples: int = Field(default=10, ge=1)
     """How many draws of noise a fact is traced with."""
-    top: float = Field(default=0.5, gt=0, le=1)
-    """Share of the blocks' parameters to choose."""
+    top: Top = 0.5
+    """How much to choose."""
     max_records: int = Field(default=64, ge=1)
     """Whole subjects are drawn by the seed."""
     max_rows: int = Field(default=256, ge=1)
@@ -61,7 +64,7 @@ class CausalTraceConfig(Noun):
 class FactTracer:
     """Traces records of one forget set on one model.
 
-    >>> FactTracer(model, forget_set, facts, CausalTraceConfig(), 0).trace(facts[0]).clean
+    >>> FactTracer(model, forget_set, facts, config, 0, engine).trace(facts[0]).clean
     ... # doctest: +SKIP
     """
 
@@ -72,16 +75,19 @@ class FactTracer:
         facts: Sequence[Fact],
         config: CausalTraceConfig,
         seed: int,
+        engine: Tracer | Attributor,
     ) -> None:
         self.model = model
         self.forget_set = forget_set
         self.config = config
         self.seed = seed
-        self.tracer = Tracer(model.model, model.anatomy, max_rows=config.max_rows)
+        self.engine = engine
+        """What runs the cells, or estimates them."""
         self.deviation = config.sigma * subject_spread(model, facts)
         """Of the noise."""
         self._clusters = clusters([fact.record for fact in facts])
-        self._parts = [part for part in PARTS if self.tracer.layers_with(part)]
+        self._parts = [part for part in PARTS if engine.layers_with(part)]
+        self._severs = self._parts if isinstance(engine, Tracer) else []
         self._kinds: list[Kind] = ["hidden", *self._parts]
 
     @property
@@ -108,10 +114,11 @@ class FactTracer:
             corrupted = replaced
         pair, readout = self._scored(fact, corrupted)
         cells = self._cells(fact)
-        traced = self.tracer.trace(pair, list(cells.values()), readout)
+        traced = self.engine.trace(pair, list(cells.values()), readout)
         effects = {
             key: score - traced.corrupted for key, score in zip(cells, traced.cells, strict=True)
         }
+        keys = cast("list[tuple[Kind, int, int]]", list(cells))
         uses_foil = self.config.score == "logit-diff"
         return FactTrace(
             id=fact.record.id,
@@ -125,7 +132,8 @@ class FactTracer:
             clean=traced.clean,
             corrupted=traced.corrupted,
             effects={kind: self._grid(fact, kind, effects) for kind in self._kinds},
-            severed={part: self._grid(fact, f"without {part}", effects) for part in self._parts},
+            severed={part: self._grid(fact, f"without {part}", effects) for part in self._severs},
+            refined=tuple(keys[index] for index in traced.refined),
         )
 
     def _cells(self, fact: Fact) -> Mapping[_Key, Cell]:
@@ -137,6 +145,7 @@ class FactTracer:
                 for part in self._parts:
                     layers = self.windows(part)[layer]
                     cells[part, token, layer] = Cell.window(token, part, layers)
+                for part in self._severs:
                     severed = Cell.severed(token, layer, part, self.n_layers)
                     cells[f"without {part}", token, layer] = severed
         return cells

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -15,15 +14,9 @@ from torch import Tensor
 
 from unlearn.errors import InputError, NumericalError, UnsupportedError
 from unlearn.forget_set import ForgetSet
-from unlearn.locate.sites import (
-    Candidate,
-    build_sites,
-    candidates,
-    module_names,
-    n_parameters,
-    take,
-)
-from unlearn.model.forward import forward_only
+from unlearn.locate.selection import Top, choose
+from unlearn.locate.sites import Candidate, build_sites, candidates
+from unlearn.model.forward import differentiable
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.registry import locators
 from unlearn.types import Noun, Record, Sites
@@ -35,8 +28,8 @@ Floats = npt.NDArray[np.float64]
 class GradientContrastConfig(Noun):
     """Settings of gradient contrast."""
 
-    top: float = Field(default=0.5, gt=0, le=1)
-    """Share of the blocks' parameters to choose."""
+    top: Top = 0.5
+    """How much to choose."""
     magnitude: Literal["mean-abs", "mean-square"] = "mean-abs"
     """Which mean over a module's entries says how strong a gradient is."""
     max_records: int = Field(default=64, ge=1)
@@ -113,20 +106,17 @@ class GradientContrast:
             )
         among = candidates(model)
         found = self.contrasts(model, forget_set, among, seed, progress)
-        scores = score(found)
-        reached = [index for index, contrast in enumerate(found) if contrast.forget > 0]
+        scores = {c.name: float(s) for c, s in zip(among, score(found), strict=True)}
+        reached = {
+            c.name: scores[c.name]
+            for c, contrast in zip(among, found, strict=True)
+            if contrast.forget > 0
+        }
         if not reached:
             raise UnsupportedError("no gradient of the forget records reaches any module")
-        best = sorted(reached, key=lambda index: (-scores[index], index))
-        chosen = take([among[i] for i in best], self.config.top * n_parameters(among))
+        chosen = choose(among, reached, self.config.top)
         return build_sites(
-            self.name,
-            model,
-            forget_set,
-            self.config,
-            seed,
-            modules=module_names(chosen, among),
-            scores={c.name: float(s) for c, s in zip(among, scores, strict=True)},
+            self.name, model, forget_set, self.config, seed, chosen=chosen, scores=scores
         )
 
     def contrasts(
@@ -211,22 +201,6 @@ def mean_gradients(
         raise NumericalError("a gradient is not finite; load the model with dtype float32")
     left = iter(sums)
     return [[next(left) for _ in candidate.weights] for candidate in group]
-
-
-@contextmanager
-def differentiable(network: torch.nn.Module, weights: Sequence[Tensor]) -> Iterator[None]:
-    """Gradients for these weights alone until the block ends."""
-    before = [(p, p.requires_grad) for p in network.parameters()]
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(False)
-        for weight in weights:
-            weight.requires_grad_(True)
-        with forward_only(network), torch.enable_grad():
-            yield
-    finally:
-        for parameter, flag in before:
-            parameter.requires_grad_(flag)
 
 
 def batches(records: Sequence[Encoding], max_tokens: int) -> Iterator[list[Encoding]]:

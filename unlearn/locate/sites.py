@@ -1,4 +1,4 @@
-"""What locators share: the modules to choose from, how many of them, and the sites at the end."""
+"""What locators share: the modules to choose from, and the sites at the end."""
 
 from __future__ import annotations
 
@@ -50,31 +50,9 @@ def candidates(model: LanguageModel) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def take(order: Sequence[Candidate], budget: float) -> tuple[Candidate, ...]:
-    """Candidates in the given order until they have about ``budget`` parameters.
-
-    One that would miss the budget by more than leaving it out is skipped, so that any order comes
-    within half of the largest candidate. Where even the smallest is too large, the first of that
-    size is taken.
-    """
-    taken: list[Candidate] = []
-    size = 0
-    for candidate in order:
-        if abs(size + candidate.size - budget) < abs(size - budget):
-            taken.append(candidate)
-            size += candidate.size
-    return tuple(taken or [min(order, key=lambda candidate: candidate.size)])
-
-
 def n_parameters(among: Iterable[Candidate]) -> int:
     """How many parameters the candidates have together."""
     return sum(candidate.size for candidate in among)
-
-
-def module_names(chosen: Iterable[Candidate], among: Sequence[Candidate]) -> tuple[str, ...]:
-    """The names of the chosen candidates in the model's order."""
-    names = {candidate.name for candidate in chosen}
-    return tuple(candidate.name for candidate in among if candidate.name in names)
 
 
 def build_sites(
@@ -86,13 +64,22 @@ def build_sites(
     *,
     layers: tuple[int, ...] | None = None,
     modules: tuple[str, ...] | None = None,
+    chosen: Sequence[Candidate] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> Sites:
-    """The sites with everything that says how they were found."""
+    """The sites with everything that says how they were found.
+
+    ``chosen`` stands for the names of these candidates; the share of the blocks' parameters that
+    they have is kept among the settings, so that a control of the same size can be drawn.
+    """
     settings = {
         key: ",".join(map(str, value)) if isinstance(value, (tuple, list)) else value
         for key, value in config.model_dump().items()
     }
+    if chosen is not None:
+        modules = tuple(candidate.name for candidate in chosen)
+        share = n_parameters(chosen) / n_parameters(candidates(model))
+        settings["share_of_parameters"] = round(share, 4)
     return Sites(
         method=method,
         layers=layers,

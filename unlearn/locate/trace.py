@@ -84,9 +84,11 @@ class FactTrace(Noun):
     """Score of the corrupted run; the mean over noise samples."""
     effects: Mapping[Kind, Grid]
     """Kinds that the model has no part for are left out."""
-    severed: Mapping[Part, Grid]
+    severed: Mapping[Part, Grid] = {}
     """Effects of the stream clean again after a block, with the part held at its corrupted output
-    at that token in all later blocks: what comes back without it."""
+    at that token in all later blocks: what comes back without it. Estimates have none."""
+    refined: tuple[tuple[Kind, int, int], ...] = ()
+    """Kind, token and layer of the cells that were run, where all others are estimates."""
 
     @property
     def total_effect(self) -> float:
@@ -110,6 +112,8 @@ class Trace(Noun):
 
     schema_version: Literal["1"] = "1"
     tool_version: str
+    method: Literal["causal-trace", "attribution"] = "causal-trace"
+    """``attribution``: effects are estimates from gradients, but for those in ``refined``."""
     model_digest: str
     forget_set_digest: str
     seed: int

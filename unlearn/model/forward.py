@@ -1,13 +1,14 @@
-"""What every forward pass that only measures has in common."""
+"""What every forward pass has in common that measures and does not train."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def accepts(model: Any, argument: str) -> bool:
@@ -30,3 +31,19 @@ def forward_only(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def differentiable(network: torch.nn.Module, weights: Sequence[Tensor]) -> Iterator[None]:
+    """Gradients for these weights alone until the block ends."""
+    before = [(p, p.requires_grad) for p in network.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(True)
+        with forward_only(network), torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in before:
+            parameter.requires_grad_(flag)

@@ -49,6 +49,8 @@ class Traced(NamedTuple):
     corrupted: float
     cells: list[float]
     """Of the corrupted run with each cell restored, in the order of the cells."""
+    refined: tuple[int, ...] = ()
+    """Of estimates: the cells that were run after all. Of runs: none."""
 
 
 class Tracer:
