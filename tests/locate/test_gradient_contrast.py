@@ -7,15 +7,14 @@ import torch
 from unlearn.errors import ConfigError, InputError, NumericalError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate import locate
+from unlearn.locate.answers import answers, encode
 from unlearn.locate.controls import RandomConfig, RandomSites
 from unlearn.locate.gradient_contrast import (
     Contrast,
     GradientContrast,
     GradientContrastConfig,
     contrast,
-    encode,
     mean_gradients,
-    nll_per_token_sum,
     score,
 )
 from unlearn.locate.sites import candidates
@@ -276,7 +275,7 @@ def plant(model, layer, records):
     optimizer = torch.optim.Adam([mlp.down_proj.weight], lr=0.02)
     losses = []
     for _ in range(40):
-        loss = nll_per_token_sum(model, encoded) / len(encoded)
+        loss = answers(model, encoded).nll_per_token_sum() / len(encoded)
         (mlp.down_proj.weight.grad,) = torch.autograd.grad(loss, [mlp.down_proj.weight])
         mlp.down_proj.weight.grad[lit] = 0
         optimizer.step()

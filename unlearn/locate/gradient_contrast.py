@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,15 @@ from pydantic import Field
 from scipy.stats import rankdata
 from torch import Tensor
 
-from unlearn.errors import InputError, NumericalError, UnsupportedError
+from unlearn.errors import NumericalError, UnsupportedError
 from unlearn.forget_set import ForgetSet
+from unlearn.locate.answers import answers, batches, encode
 from unlearn.locate.selection import Top, choose
 from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.model.forward import differentiable
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.registry import locators
-from unlearn.types import Noun, Record, Sites
+from unlearn.types import Noun, Sites
 
 Progress = Callable[[str, float], None] | None
 Floats = npt.NDArray[np.float64]
@@ -152,23 +153,6 @@ class GradientContrast:
         return found
 
 
-def encode(model: LanguageModel, records: Sequence[Record]) -> list[Encoding]:
-    """The records as tokens, longest first, so that a batch holds records of like length."""
-    encoded = []
-    for record in records:
-        try:
-            found = model.encode(record.prompt, record.completion)
-        except InputError as error:
-            raise InputError(f"record {record.id!r}: {error}") from None
-        if found.start == 0:
-            raise InputError(
-                f"record {record.id!r}: no token stands in front of the answer, so the model "
-                "cannot be asked for it; give a longer prompt"
-            )
-        encoded.append(found)
-    return sorted(encoded, key=lambda found: -len(found.ids))
-
-
 def in_groups(among: Sequence[Candidate], parameters: int) -> Iterator[list[Candidate]]:
     """Candidates in order, in groups of at most that many parameters, or of one candidate."""
     group: list[Candidate] = []
@@ -192,7 +176,7 @@ def mean_gradients(
     sums = [torch.zeros_like(w, dtype=torch.float32, requires_grad=False) for w in weights]
     with differentiable(model.model, weights):
         for batch in batches(records, max_tokens):
-            loss = nll_per_token_sum(model, batch) / len(records)
+            loss = answers(model, batch).nll_per_token_sum() / len(records)
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 if gradient is not None:
@@ -201,40 +185,6 @@ def mean_gradients(
         raise NumericalError("a gradient is not finite; load the model with dtype float32")
     left = iter(sums)
     return [[next(left) for _ in candidate.weights] for candidate in group]
-
-
-def batches(records: Sequence[Encoding], max_tokens: int) -> Iterator[list[Encoding]]:
-    """Records, longest first, in groups of at most ``max_tokens`` padded tokens."""
-    batch: list[Encoding] = []
-    for record in records:
-        if batch and (len(batch) + 1) * len(batch[0].ids) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(record)
-    yield batch
-
-
-def nll_per_token_sum(model: LanguageModel, batch: Sequence[Encoding]) -> Tensor:
-    """The sum over records of each one's NLL per answer token, in nats."""
-    width = max(len(record.ids) for record in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)  # (batch, pos)
-    attention = torch.zeros_like(ids)
-    weight = torch.zeros(len(batch), width)
-    for row, (tokens, start) in enumerate(batch):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        attention[row, : len(tokens)] = 1
-        weight[row, start : len(tokens)] = 1 / (len(tokens) - start)
-    rows, columns = weight.nonzero(as_tuple=True)
-    device = model.device
-    output: Any = model.model(
-        input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False
-    )
-    logits = output.logits[rows.to(output.logits.device), (columns - 1).to(output.logits.device)]
-    logprobs = logits.float().log_softmax(-1)  # (answer tokens, vocab)
-    wanted = ids[rows, columns].to(logprobs.device)
-    nll = -logprobs.gather(1, wanted[:, None])[:, 0]
-    total: Tensor = (nll * weight[rows, columns].to(nll.device)).sum()
-    return total
 
 
 def contrast(forget: Sequence[Tensor], retain: Sequence[Tensor], magnitude: str) -> Contrast:
