@@ -40,7 +40,7 @@ def test_prefixes_are_what_the_model_writes_after_its_first_token(lm):
     options = {"temperature": 1.0, "top_p": 0.9}
     (short,) = generate(lm, [start], max_new_tokens=5, n_samples=3, seed=8, **options)
     (long,) = generate(lm, [start], max_new_tokens=10, n_samples=2, seed=9, **options)
-    expected = [text.strip() + ". " for text in short + long if text.strip()]
+    expected = [text.strip().rstrip(".") + ". " for text in short + long if text.strip(" .")]
     assert sample_prefixes(lm, seed=4, config=FEW) == tuple(expected)
     assert len(expected) >= 3
 
@@ -121,9 +121,11 @@ def test_the_cache_does_not_keep_a_model_alive(language_model):
     assert len(module._sampled) == n_before
 
 
-def test_blank_samples_are_left_out(lm, monkeypatch):
-    monkeypatch.setattr(module, "generate", lambda *args, **kwargs: [["", "a b ", " \n"]])
-    assert sample_prefixes(lm, config=PrefixConfig(n_short=3, n_long=0)) == ("a b. ",)
+def test_samples_end_in_one_full_stop_and_blank_ones_are_left_out(lm, monkeypatch):
+    monkeypatch.setattr(
+        module, "generate", lambda *args, **kwargs: [["", "a b ", " \n", "c.", "."]]
+    )
+    assert sample_prefixes(lm, config=PrefixConfig(n_short=5, n_long=0)) == ("a b. ", "c. ")
 
 
 def test_a_tokenizer_without_a_token_to_start_from_is_refused(language_model, monkeypatch):

@@ -78,7 +78,8 @@ def _sample(lm: LanguageModel, seed: int, config: PrefixConfig) -> tuple[str, ..
                 seed=own_seed,
             )
             found += texts
-    return tuple(text.strip() + LINK for text in found if text.strip())
+    ended = (text.strip().rstrip(".") for text in found)
+    return tuple(text + LINK for text in ended if text)
 
 
 def _start(lm: LanguageModel) -> str:
