@@ -94,7 +94,7 @@ def test_random_sites_follow_the_seed_and_reach_every_module(model, forget_set):
 
 
 def candidate(name, size):
-    return Candidate(name, 0, (), size)
+    return Candidate(name, 0, "mlp", (), size)
 
 
 @pytest.mark.parametrize(

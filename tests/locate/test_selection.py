@@ -9,7 +9,7 @@ from unlearn.locate.sites import Candidate
 
 
 def scored(*triples):
-    among = [Candidate(name, layer, (), size) for name, layer, size, _ in triples]
+    among = [Candidate(name, layer, "mlp", (), size) for name, layer, size, _ in triples]
     return among, {name: score for name, _, _, score in triples if score is not None}
 
 

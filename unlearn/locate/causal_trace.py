@@ -138,7 +138,7 @@ class CausalTrace:
         """The sites that a trace of this model and forget set suggests."""
         among = candidates(model)
         names = [candidate.name for candidate in among]
-        scores = dict(zip(names, _scores(model, trace, among), strict=True))
+        scores = dict(zip(names, _scores(trace, among), strict=True))
         able = {name: score for name, score in scores.items() if score > 0}
         if not able:
             raise UnsupportedError(
@@ -180,7 +180,7 @@ class CausalTrace:
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
-def _scores(model: LanguageModel, trace: Trace, among: Sequence[Candidate]) -> list[float]:
+def _scores(trace: Trace, among: Sequence[Candidate]) -> list[float]:
     """Each module's largest average effect at a subject token, of its own part and layer."""
     best = {
         kind: np.max([curves[role].mean for role in SUBJECT_ROLES if role in curves], axis=0)
@@ -188,9 +188,7 @@ def _scores(model: LanguageModel, trace: Trace, among: Sequence[Candidate]) -> l
     }
     scores = []
     for candidate in among:
-        attention = model.anatomy.attention[candidate.layer]
-        inside = attention is not None and f"{candidate.name}.".startswith(f"{attention}.")
-        effects = best.get("attention" if inside else "mlp")
+        effects = best.get(candidate.part)
         scores.append(0.0 if effects is None else float(effects[candidate.layer]))
     return scores
 

@@ -72,9 +72,7 @@ class Intervention:
     """
 
     name: ClassVar[str] = "intervention"
-    summary: ClassVar[str] = (
-        "where the strategy's own first step forgets most and breaks least"
-    )
+    summary: ClassVar[str] = "where the strategy's own first step forgets most and breaks least"
     honours: ClassVar[frozenset[str]] = frozenset({"modules"})
     Config = InterventionConfig
 
@@ -198,7 +196,7 @@ def _own(model: LanguageModel, candidate: Candidate) -> frozenset[str]:
 
 @contextmanager
 def shifted(model: LanguageModel, change: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which something is added to these parameters; after it they have their bits back."""
+    """A block in which something is added to these parameters; they get their bits back after it."""
     kept = {name: model.model.get_parameter(name).detach().clone() for name in change}
     try:
         with torch.no_grad():

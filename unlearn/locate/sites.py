@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 from torch import Tensor
@@ -19,6 +19,8 @@ class Candidate(NamedTuple):
 
     name: str
     layer: int
+    part: Literal["mlp", "attention"]
+    """``mlp``: whatever does not mix tokens."""
     weights: tuple[Tensor, ...]
     """Its own weight matrices; fused experts are stacks of matrices."""
     size: int
@@ -41,7 +43,10 @@ def candidates(model: LanguageModel) -> tuple[Candidate, ...]:
         weights = tuple(p for p in own if p.ndim >= 2 and p.is_floating_point())
         if layer is not None and weights:
             seen.update(map(id, own))
-            found.append(Candidate(name, layer, weights, sum(p.numel() for p in own)))
+            attention = model.anatomy.attention[layer]
+            inside = attention is not None and f"{name}.".startswith(f"{attention}.")
+            part: Literal["mlp", "attention"] = "attention" if inside else "mlp"
+            found.append(Candidate(name, layer, part, weights, sum(p.numel() for p in own)))
     if not found:
         raise UnsupportedError(
             f"{model.source} has no floating-point weight matrix in its decoder blocks; load it "

@@ -1,0 +1,170 @@
+"""Decodability: at which depth a linear probe, and the model's own unembedding, read a fact.
+
+States are those of one token of each prompt, at every depth of the stream: what goes into each
+block, and what comes out of the last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from unlearn.errors import UnsupportedError
+from unlearn.locate.tracing_facts import Fact
+from unlearn.model.activations import by_length, read_inputs
+from unlearn.model.language_model import LanguageModel
+
+Floats = npt.NDArray[np.float64]
+
+PENALTY = 100.0
+"""Of the ridge probe, on standardised features: there are about as many of them as of examples."""
+SHUFFLES = 3
+"""Random labellings that the control is the mean of."""
+
+
+class Profile(NamedTuple):
+    """How well facts are read at each depth of the stream, from the embedding to the last block.
+
+    All arrays have one entry a depth; higher: better decodable.
+    """
+
+    accuracy: Floats
+    """Share of subjects whose answer a probe gives that was trained on other subjects."""
+    control: Floats
+    """The same where each subject was given the answer of another one at random."""
+    lens: Floats
+    """Log-probability of the answer's first token by the model's own unembedding of the state,
+    minus its mean over the other answers of the same relation, in nats."""
+    n: int
+    """Subject and relation pairs."""
+
+    @property
+    def selectivity(self) -> Floats:
+        """Accuracy minus that of the control (Hewitt and Liang 2019), in -1..1."""
+        difference: Floats = self.accuracy - self.control
+        return difference
+
+    @property
+    def plateau(self) -> int:
+        """The first depth at which nine tenths of the rise in selectivity are reached."""
+        found = self.selectivity
+        enough = found[0] + 0.9 * (found.max() - found[0])
+        return int(np.argmax(found >= enough - 1e-12))
+
+
+def shared_answers(facts: Sequence[Fact], folds: int) -> dict[str, list[Fact]]:
+    """Relation to one fact a subject, whose answers are shared by at least ``folds`` subjects.
+
+    A probe cannot be tested on an answer that only one subject has, such as a telephone number;
+    relations with fewer than two answers left are left out.
+    """
+    by_relation: defaultdict[str, dict[str, Fact]] = defaultdict(dict)
+    for fact in facts:
+        by_relation[fact.record.relation].setdefault(fact.record.subject, fact)
+    found = {}
+    for relation, of in by_relation.items():
+        counts = Counter(fact.record.answer for fact in of.values())
+        kept = [fact for fact in of.values() if counts[fact.record.answer] >= folds]
+        if len({fact.record.answer for fact in kept}) >= 2:
+            found[relation] = kept
+    return found
+
+
+def streams(
+    model: LanguageModel, facts: Sequence[Fact], positions: Sequence[Sequence[int]]
+) -> npt.NDArray[np.float32]:
+    """The stream at some tokens of each fact's prompt, (fact, position, depth, width), float32.
+
+    Raises:
+        UnsupportedError: a model without a norm behind its blocks, where the last depth is read.
+    """
+    anatomy = model.anatomy
+    if anatomy.final_norm is None:
+        raise UnsupportedError(
+            f"{model.source} has no final norm, so what its last block puts out cannot be read; "
+            "use another locator"
+        )
+    modules = [*anatomy.layers, anatomy.final_norm]
+    texts = [fact.prompt_ids for fact in facts]
+    width = model.model.get_submodule(anatomy.embedding).weight.shape[1]
+    found = np.zeros((len(facts), len(positions[0]), len(modules), width), np.float32)
+    for group in by_length(texts, 4096):
+        inputs = read_inputs(model, modules, [texts[index] for index in group])
+        where = torch.tensor([list(positions[index]) for index in group])
+        rows = torch.arange(len(group))[:, None]
+        for depth, module in enumerate(modules):
+            found[group, :, depth] = inputs.of[module][rows, where].float().cpu().numpy()
+    return found
+
+
+def profile(
+    model: LanguageModel,
+    relations: Mapping[str, Sequence[tuple[Fact, npt.NDArray[np.float32]]]],
+    folds: int,
+    rng: np.random.Generator,
+) -> Profile:
+    """The profile over all relations; each fact comes with its states (depth, width)."""
+    right, by_chance, lens = [], [], []
+    for pairs in relations.values():
+        states = np.stack([state for _, state in pairs])  # (fact, depth, width)
+        labels = np.array([fact.record.answer for fact, _ in pairs])
+        groups = np.array([fact.record.subject for fact, _ in pairs])
+        right.append(probe(states, labels, groups, folds))
+        shuffled = [labels[rng.permutation(len(labels))] for _ in range(SHUFFLES)]
+        by_chance.append(np.mean([probe(states, y, groups, folds) for y in shuffled], axis=0))
+        lens.append(lens_contrast(model, states, [fact for fact, _ in pairs]))
+    counts = sum(len(pairs) for pairs in relations.values())
+    means = [np.concatenate(rows).mean(0) for rows in (right, by_chance, lens)]
+    return Profile(means[0], means[1], means[2], counts)
+
+
+def probe(
+    states: npt.NDArray[np.float32], labels: npt.NDArray[Any], groups: npt.NDArray[Any], folds: int
+) -> Floats:
+    """Whether a linear probe gives each label, (fact, depth): 1 right, 0 wrong.
+
+    A ridge classifier on standardised features, trained on the subjects of other folds.
+    """
+    pipeline = make_pipeline(StandardScaler(), RidgeClassifier(alpha=PENALTY))
+    columns = [
+        cross_val_predict(pipeline, states[:, depth], labels, groups=groups, cv=GroupKFold(folds))
+        == labels
+        for depth in range(states.shape[1])
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def lens_contrast(
+    model: LanguageModel, states: npt.NDArray[np.float32], facts: Sequence[Fact]
+) -> Floats:
+    """The logit lens (nostalgebraist 2020) of each fact's own answer against the others' answers.
+
+    In nats, (fact, depth): log-probability of the first token of its own answer, minus the mean
+    over the first tokens of the other facts' answers that differ from it.
+    """
+    anatomy, dtype = model.anatomy, model.dtype
+    assert anatomy.final_norm is not None
+    norm = model.model.get_submodule(anatomy.final_norm)
+    unembed = model.model.get_submodule(anatomy.unembedding)
+    firsts = np.array([fact.answer_ids[0] for fact in facts])
+    tokens, which = np.unique(firsts, return_inverse=True)
+    found = np.zeros(states.shape[:2])
+    with torch.no_grad():
+        for depth in range(states.shape[1]):
+            state = torch.from_numpy(states[:, depth]).to(model.device, dtype)
+            logits = unembed(norm(state)).float()
+            logprobs = logits.log_softmax(-1)[:, torch.from_numpy(tokens).to(logits.device)]
+            table = logprobs.double().cpu().numpy()  # (fact, first token)
+            own = table[np.arange(len(facts)), which]
+            others = (table.sum(1) - own) / max(1, len(tokens) - 1)
+            found[:, depth] = own - others
+    return found
