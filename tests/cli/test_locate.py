@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from unlearn.forget_set import ForgetSet
+
 Run = Callable[..., Result]
 
 
@@ -91,3 +93,69 @@ def test_choices_that_are_none_are_refused_with_those_there_are(
     assert "noise" in refused(*words, "--corruption", "blur")
     assert "probability" in refused(*words, "--score", "rank")
     assert "--window" in refused(*words, "--window", "0")
+
+
+FACTS = ("p000-birthplace-0", "p000-birthplace-1")
+
+
+def test_single_records_are_drawn_whatever_is_sampled(run: Run, few: Path, tmp_path: Path) -> None:
+    pictures = [tmp_path / name for name in ("a.svg", "b.svg", "b.png")]
+    asked = [("--fact-figure", *pair) for pair in zip((*FACTS, FACTS[1]), pictures, strict=True)]
+    words = ("locate", "lab:full", few, "--method", "causal-trace", "--window", "1")
+    result = run(
+        *words,
+        *(word for option in asked for word in option),
+        *("--set", "max_records=1", "-o", tmp_path / "s", "--raw", tmp_path / "raw.json"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "traced 1 fact;" in result.stdout and "traced 1 more" in result.stdout
+    first, second = (path.read_text("utf-8") for path in pictures[:2])
+    assert "␣town</text>" in first and "␣light</text>" in second
+    assert all("Brentro*</text>" in text and "␣Merro*</text>" in text for text in (first, second))
+    assert pictures[2].read_bytes().startswith(b"\x89PNG")
+    document = json.loads((tmp_path / "raw.json").read_text("utf-8"))
+    assert {document["records"][0]["id"], document["extra"][0]["id"]} == set(FACTS)
+
+
+def test_a_record_that_cannot_be_traced_costs_none_of_the_finished_work(
+    run: Run, few: Path, tmp_path: Path
+) -> None:
+    lines = (few / "forget.jsonl").read_text("utf-8").splitlines()
+    wrong = json.loads(lines[1])
+    wrong["answer"], wrong["alternatives"] = wrong["alternatives"][0], []
+    (few / "forget.jsonl").write_text(f"{lines[0]}\n{json.dumps(wrong)}\n", "utf-8")
+    names = [tmp_path / name for name in ("s.json", "raw.json", "t.svg", "1.svg", "0.svg")]
+    sites, raw, figure, missing, drawn = names
+    files = ("-o", sites, "--raw", raw, "--figure", figure)
+    asked = ("--fact-figure", FACTS[1], missing, "--fact-figure", FACTS[0], drawn)
+    result = run("locate", "lab:full", few, "--method", "causal-trace", *files, *asked)
+    assert result.exit_code == 2
+    assert FACTS[1] in result.stderr and "does not give the answer" in result.stderr
+    assert "All other files are written" in result.stderr
+    assert [path.exists() for path in names] == [True, True, True, False, True]
+    assert json.loads(sites.read_text("utf-8"))["method"] == "causal-trace"
+    assert not list(tmp_path.glob(".unlearn-*")) and not list(tmp_path.glob("*.partial"))
+
+
+def test_pictures_that_cannot_be_are_refused_before_any_work(
+    refused: Callable[..., str], few: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "s.json"
+    # A model that does not exist: whoever gets as far as loading it gives another message.
+    words = ("locate", tmp_path / "no-model", few, "-o", out, "--fact-figure")
+    traced = ("--method", "causal-trace")
+    prompt = ForgetSet.read(few).forget[0].prompt
+    line = refused(*words, prompt, tmp_path / "a.svg", *traced)
+    assert "no record to forget has the id" in line and prompt not in line
+    line = refused(*words, FACTS[0], tmp_path / "a.pdf", *traced)
+    assert ".svg or .png" in line
+    line = refused(*words, FACTS[0], tmp_path / "a.svg")
+    assert "--fact-figure is for --method causal-trace" in line
+    (tmp_path / "mine.svg").write_text("<svg>somebody's</svg>", "utf-8")
+    assert "--force" in refused(*words, FACTS[0], tmp_path / "mine.svg", *traced)
+    assert (tmp_path / "mine.svg").read_text("utf-8") == "<svg>somebody's</svg>"
+    twice = ("--fact-figure", FACTS[1], tmp_path / "a.svg", *traced)
+    assert "written twice" in refused(*words, FACTS[0], tmp_path / "a.svg", *twice)
+    same = ("--figure", tmp_path / "a.svg", *traced)
+    assert "written twice" in refused(*words, FACTS[0], tmp_path / "a.svg", *same)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "mine.svg"]

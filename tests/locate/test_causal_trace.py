@@ -15,6 +15,7 @@ from unlearn.locate.causal_trace import CausalTrace
 from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
 from unlearn.locate.journal import Journal
 from unlearn.locate.trace import Skipped
+from unlearn.locate.tracing_facts import read_fact, token_texts
 from unlearn.model.hooks import first, replace_first
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
@@ -352,3 +353,67 @@ def test_a_name_too_long_for_the_context_is_no_donor_and_no_error(lab, few):
     crowded = replace(few, retain=(), holdout=(), neighbors=(*few.neighbors[:40], giant))
     without = trace(lab, replace(crowded, neighbors=crowded.neighbors[:-1]))
     assert len(without.records) == len(trace(lab, crowded).records) > 0
+
+
+def test_a_record_that_was_asked_for_is_traced_and_changes_no_figure(lab, few):
+    config = CausalTraceConfig(window=1, max_records=1)
+    plain, everything = CausalTrace(config).trace(lab, few), trace(lab, few, window=1)
+    ids = [record.id for record in few.forget]
+    asked = CausalTrace(config).trace(lab, few, also=ids)
+    assert asked.model_copy(update={"extra": ()}) == plain
+    assert {fact.id for fact in (*asked.records, *asked.extra)} == set(ids)
+    for fact in everything.records:
+        other = asked.of(fact.id)
+        assert other is not None and other.token_ids == fact.token_ids
+        for kind in fact.effects:
+            torch.testing.assert_close(
+                torch.tensor(other.effects[kind]),
+                torch.tensor(fact.effects[kind]),
+                atol=1e-4,
+                rtol=0,
+            )
+    assert {fact.cluster for fact in asked.extra} == {-1}
+    assert locate_and_trace(lab, few, settings={"max_records": "1"}, also=ids).trace.extra
+
+
+def test_a_record_that_was_asked_for_is_traced_after_the_time_and_not_journalled(
+    lab, few, tmp_path
+):
+    ticks = iter(range(0, 1000, 10))
+    locator = CausalTrace(CausalTraceConfig(max_seconds=15), clock=lambda: next(ticks))
+    late = trace(lab, few)
+    found = locator.trace(lab, few, also=[r.id for r in few.forget], journal=tmp_path / "kept")
+    assert found.not_covered == tuple(fact.id for fact in found.extra)
+    written = (tmp_path / "kept").read_text("utf-8")
+    assert len(found.records) + len(found.extra) == len(late.records)
+    assert not any(fact.id in written for fact in found.extra)
+
+
+def test_what_was_asked_for_and_cannot_be_traced_says_why(lab, few):
+    wrong = few.forget[0].model_copy(update={"answer": few.forget[0].alternatives[0]})
+    wrong = wrong.model_copy(update={"alternatives": (), "subject": "Merro"})
+    changed = replace(few, forget=(wrong, *few.forget[1:]))
+    drawn = next(s for s in range(9) if wrong not in changed.sample("forget", 3, s))
+    locator = CausalTrace(CausalTraceConfig(max_records=3))
+    found = locator.trace(lab, changed, seed=drawn, also=[wrong.id])
+    assert found.of(wrong.id) == found.extra[0]
+    assert found.extra[0].reason == "not-known" and wrong.id not in {s.id for s in found.skipped}
+
+
+def test_an_id_that_no_forget_record_has_is_refused_and_not_repeated(lab, whole):
+    with pytest.raises(InputError, match="did you mean 'p000-birthplace-") as caught:
+        CausalTrace().trace(lab, whole, also=["p000-birthplace-O"])
+    assert "birthplace-O" not in str(caught.value)
+    other = whole.neighbors[0].id
+    with pytest.raises(InputError, match=f"{other}.*neighbors split"):
+        CausalTrace().trace(lab, whole, also=[other])
+
+
+def test_the_texts_of_tokens_are_those_of_the_prompt_and_split_characters_are_counted(lab, few):
+    for record in few.forget:
+        first, *rest = token_texts(lab, record)
+        assert (first, "".join(rest)) == ("<s>", record.prompt)
+    cut = few.forget[0].model_copy(update={"prompt": "Brentro Merro 東 was born in"})
+    texts = token_texts(lab, cut)
+    assert texts[3:8] == [" ", "東(1/3)", "東(2/3)", "東(3/3)", " was"]
+    assert len(texts) == len(read_fact(lab, cut).prompt_ids)

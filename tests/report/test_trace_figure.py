@@ -7,6 +7,7 @@ import pytest
 import unlearn.lab  # noqa: F401 - importing it makes lab: known
 from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
+from unlearn.locate.averages import average
 from unlearn.locate.causal_trace import CausalTrace
 from unlearn.locate.fact_tracer import CausalTraceConfig
 from unlearn.locate.trace import FactTrace, Trace, roles_of
@@ -101,3 +102,24 @@ def test_the_same_trace_gives_the_same_figure_and_it_shows_no_token(trace, tmp_p
 def test_a_figure_of_one_fact_has_no_interval_to_draw(tmp_path):
     draw_trace(made([3]), tmp_path / "one.svg")
     assert "1 facts" not in (tmp_path / "one.svg").read_text("utf-8")
+
+
+def test_a_trace_without_severed_runs_is_averaged_told_and_drawn_like_any_other(trace, tmp_path):
+    bare = [fact.model_copy(update={"severed": {}}) for fact in trace.records]
+    without = trace.model_copy(update={"records": tuple(bare)})
+    assert average(trace).severed and average(without).severed == {}
+    said = [line for line in describe_trace(trace).splitlines() if "Without later" not in line]
+    assert describe_trace(without).splitlines() == said
+    assert len(said) < len(describe_trace(trace).splitlines())
+    draw_trace(without, tmp_path / "a.svg")
+    written = (tmp_path / "a.svg").read_text("utf-8")
+    assert "without later" not in written and "95 % interval" in written
+
+
+def test_the_words_count_what_was_traced_only_because_it_was_asked_for():
+    trace = made([3, 4, 5])
+    more = trace.model_copy(update={"extra": trace.records[:1]})
+    assert "traced 1 more that were asked for; no average holds them" in describe_trace(more)
+    assert describe_trace(more).replace("\n" + describe_trace(more).splitlines()[1], "") == (
+        describe_trace(trace)
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from unlearn.cli import fact_figures, outputs
 from unlearn.cli import options as opt
-from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 from unlearn.errors import InputError
@@ -65,6 +65,7 @@ SHOWN = 8
     metavar="FILE",
     help="causal-trace: draw the averaged trace, as .svg or .png.",
 )
+@fact_figures.option
 @click.option(
     "--raw",
     type=click.Path(path_type=Path),
@@ -86,6 +87,7 @@ def locate(
     settings: Mapping[str, str],
     force: bool,
     figure: Path | None,
+    facts: tuple[fact_figures.FactFigure, ...],
     raw: Path | None,
     **choices: str | float | None,
 ) -> None:
@@ -97,18 +99,21 @@ def locate(
         made_figure = _opened(stack, figure, force, _is_figure)
         progress = stack.enter_context(working(options))
         records = read_forget_set(forget_set)
-        _check_evidence(method, figure, raw)
+        _check_evidence(method, {"--raw": raw, "--figure": figure, "--fact-figure": facts})
+        fact_figures.check(facts, records, {output, raw, figure}, force=force, ours=_is_figure)
         from unlearn.locate import locate_and_trace
 
         with naming(records):
+            loaded = read_model(model, options)
             sites, trace = locate_and_trace(
-                read_model(model, options),
+                loaded,
                 records,
                 method=method,
                 settings=settings,
                 seed=options.seed,
                 progress=progress,
                 journal=None if raw is None else raw.with_name(f"{raw.name}.partial"),
+                also=[fact.record_id for fact in facts],
             )
         made.write_text(sites.model_dump_json(indent=1) + "\n", encoding="utf-8")
         if made_raw and trace:
@@ -123,6 +128,9 @@ def locate(
 
         words = f"{describe_trace(trace)}\n{words}"
     emit(options, sites.model_dump(mode="json"), words)
+    # After everything else: a picture that cannot be drawn costs none of the finished work.
+    if trace is not None:
+        fact_figures.draw(facts, trace, loaded, records, force=force, ours=_is_figure)
 
 
 def describe(sites: Sites, path: Path) -> str:
@@ -151,18 +159,19 @@ def _merged(
     return {**settings, **chosen}
 
 
-def _check_evidence(method: str, figure: Path | None, raw: Path | None) -> None:
+def _check_evidence(method: str, asked: Mapping[str, object]) -> None:
     """Refuses, before any work, files that the method has nothing to write into."""
-    if figure is not None:
+    figure = asked["--figure"]
+    if isinstance(figure, Path):
         from unlearn.report.trace_figure import check_figure_path
 
         check_figure_path(figure)
-    if figure is None and raw is None:
+    option = next((option for option, value in asked.items() if value), None)
+    if option is None:
         return
     from unlearn.registry import locators
 
     if not hasattr(locators.get(method), "trace"):
-        option = "--raw" if figure is None else "--figure"
         raise InputError(f"{option} is for --method causal-trace; {method} makes no trace to write")
 
 

@@ -150,6 +150,21 @@ def file(target: Path, *, force: bool, ours: Callable[[Path], bool]) -> Iterator
     Raises:
         InputError: the target is a folder, or a file of another kind.
     """
+    _check_file(target, force, ours)
+    with _scratch(target.resolve()) as made:
+        yield made
+        with _writing_to(target):
+            made.replace(target.resolve())
+
+
+def check_file(target: Path, *, force: bool, ours: Callable[[Path], bool]) -> None:
+    """Raises what ``file`` would, before any work; what is there stays as it is."""
+    _check_file(target, force, ours)
+    with _scratch(target.resolve()):
+        pass
+
+
+def _check_file(target: Path, force: bool, ours: Callable[[Path], bool]) -> None:
     if target.is_dir():
         raise InputError(f"{target} is a folder; the output is one file, for example sites.json")
     if target.exists() and not force and not ours(target):
@@ -157,10 +172,6 @@ def file(target: Path, *, force: bool, ours: Callable[[Path], bool]) -> Iterator
             f"{target} exists and is not a file that this command wrote; choose another name, or "
             "pass --force to replace it"
         )
-    with _scratch(target.resolve()) as made:
-        yield made
-        with _writing_to(target):
-            made.replace(target.resolve())
 
 
 @contextmanager

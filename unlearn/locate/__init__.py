@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -59,15 +59,18 @@ def locate_and_trace(
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
     journal: Path | None = None,
+    also: Sequence[str] = (),
 ) -> Located:
     """``locate``, with the trace behind the sites.
 
     ``journal`` names a file that keeps what an interrupted trace has done; a later call with the
-    same model, forget set, settings and seed goes on from there. It holds token ids.
+    same model, forget set, settings and seed goes on from there. It holds token ids. ``also`` are
+    ids of records to trace whatever is drawn; neither sites nor averages change by them.
     """
     locator = locators.create(method, settings or {})
     if not hasattr(locator, "trace"):
         sites = locator.locate(model, forget_set, seed=seed, progress=progress)
         return Located(sites, None)
-    trace = locator.trace(model, forget_set, seed=seed, progress=progress, journal=journal)
+    asked: Mapping[str, Sequence[str]] = {"also": also} if also else {}
+    trace = locator.trace(model, forget_set, seed=seed, progress=progress, journal=journal, **asked)
     return Located(locator.sites(model, forget_set, trace), trace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -20,7 +20,7 @@ from unlearn.locate.journal import Journal
 from unlearn.locate.selection import choose
 from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.locate.trace import KINDS, SUBJECT_ROLES, FactTrace, Skipped, Trace
-from unlearn.locate.tracing_facts import Fact, read_fact, unknown
+from unlearn.locate.tracing_facts import Fact, pick, read_fact, unknown
 from unlearn.model.attribution import Attributor
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.tracing import Tracer
@@ -85,6 +85,7 @@ class CausalTrace:
         seed: int = 0,
         progress: Progress = None,
         journal: Path | None = None,
+        also: Sequence[str] = (),
     ) -> Trace:
         """Every cell of every record that the model knows.
 
@@ -94,13 +95,16 @@ class CausalTrace:
             seed: draws records, their order, replacements and noise.
             progress: told what is done, and about how long the rest takes.
             journal: a file that keeps finished records until all are done. It holds token ids.
+            also: ids of forget records to trace whatever is drawn, and after the time has run out.
 
         Raises:
-            InputError: a record without its subject, without an answer, or too long.
+            InputError: a record without its subject, without an answer, or too long; an id in
+                ``also`` that no forget record has.
             UnsupportedError: no record can be traced, or the model cannot.
         """
         config = self.config
         records = forget_set.sample("forget", config.max_records, seed)
+        asked = [read_fact(model, record) for record in pick(forget_set, also)]
         facts = [read_fact(model, record) for record in records]
         kept = Journal(journal, self._belongs_to(model, forget_set, seed))
         tracer = FactTracer(model, forget_set, facts, config, seed, self.engine(model))
@@ -108,6 +112,7 @@ class CausalTrace:
         found = [kept.entries[r.id] for r in records if r.id in kept.entries]
         traced = tuple(entry for entry in found if isinstance(entry, FactTrace))
         skipped = tuple(entry for entry in found if isinstance(entry, Skipped))
+        extra = tuple(self._extra(tracer, asked, kept))
         if not waiting:
             kept.remove()
         if not traced:
@@ -128,6 +133,7 @@ class CausalTrace:
             records=traced,
             skipped=skipped,
             not_covered=tuple(waiting),
+            extra=extra,
         )
 
     def engine(self, model: LanguageModel) -> Tracer | Attributor:
@@ -172,6 +178,16 @@ class CausalTrace:
                 left = (self.clock() - started) / (done + 1) * (len(todo) - done - 1)
                 progress(f"trace, about {left:.0f} s left", (done + 1) / len(todo))
         return []
+
+    def _extra(
+        self, tracer: FactTracer, asked: Sequence[Fact], kept: Journal
+    ) -> Iterator[FactTrace | Skipped]:
+        """Those asked for that were not drawn or reached; never journalled, so never averaged."""
+        left = [fact for fact in asked if fact.record.id not in kept.entries]
+        whole = self.config.score == "logprob"
+        missed = {e.id: e for e in unknown(tracer.model, left, whole)} if left else {}
+        for fact in left:
+            yield missed.get(fact.record.id) or tracer.trace(fact)
 
     def _belongs_to(self, model: LanguageModel, forget_set: ForgetSet, seed: int) -> str:
         """What tells one trace from another: all that its figures depend on."""

@@ -122,7 +122,7 @@ class FactTracer:
         uses_foil = self.config.score == "logit-diff"
         return FactTrace(
             id=fact.record.id,
-            cluster=self._clusters[fact.record.id],
+            cluster=self._clusters.get(fact.record.id, -1),
             token_ids=tuple(fact.prompt_ids),
             corrupted_token_ids=tuple(corrupted.pair.corrupted[0].tolist()),
             answer_token_ids=tuple(fact.answer_ids),

@@ -67,7 +67,8 @@ class FactTrace(Noun):
 
     id: str
     cluster: int
-    """Facts with the same number are about the same subject (or relation, in a set about one)."""
+    """Facts with the same number are about the same subject (or relation, in a set about one).
+    -1 of a record that was asked for and not drawn."""
     token_ids: tuple[int, ...]
     """Of the prompt, special tokens in front included."""
     corrupted_token_ids: tuple[int, ...]
@@ -128,6 +129,18 @@ class Trace(Noun):
     skipped: tuple[Skipped, ...] = ()
     not_covered: tuple[str, ...] = ()
     """Ids of records for which the time did not suffice."""
+    extra: tuple[FactTrace | Skipped, ...] = ()
+    """Records that were asked for by id, and that otherwise were not drawn or not reached in time.
+    They are in no average, so that asking for one changes no figure."""
+
+    def of(self, record_id: str) -> FactTrace | Skipped | None:
+        """What there is of a record; None of one that was neither drawn and reached nor asked for.
+
+        >>> trace.of("r1").clean  # doctest: +SKIP
+        3.2
+        """
+        everything = (*self.records, *self.skipped, *self.extra)
+        return next((found for found in everything if found.id == record_id), None)
 
     @property
     def n_layers(self) -> int:

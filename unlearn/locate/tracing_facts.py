@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate.trace import Noise, Role, Skipped, roles_of
 from unlearn.model.corruption import Pair, embedding_noise, gaussian, spread
-from unlearn.model.encoding import encode, subject_spans
+from unlearn.model.encoding import encode, subject_spans, tokenise
 from unlearn.model.forward import forward_only
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import generate, score
@@ -53,6 +55,51 @@ class Corrupted(NamedTuple):
     foil_id: int
     """The best answer of the corrupted prompt that is not the true one."""
     noise: Noise | None = None
+
+
+def pick(forget_set: ForgetSet, ids: Sequence[str]) -> tuple[Record, ...]:
+    """The forget records with these ids, each once, in the order of the ids.
+
+    Raises:
+        InputError: the forget split has no such record. An id that is in no split may be a text
+            put in its place by mistake, so the message does not repeat it.
+    """
+    known = {record.id: record for record in forget_set.forget}
+    for record_id in ids:
+        if record_id in known:
+            continue
+        for split in SPLITS:
+            if any(record.id == record_id for record in forget_set.split(split)):
+                raise InputError(
+                    f"record {record_id!r} is in the {split} split; only records to forget are "
+                    "traced"
+                )
+        close = get_close_matches(record_id, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the first one is {next(iter(known))!r}"
+        raise InputError(f"no record to forget has the id that was asked for; {hint}")
+    return tuple(known[record_id] for record_id in dict.fromkeys(ids))
+
+
+def token_texts(model: LanguageModel, record: Record) -> list[str]:
+    """The text of each token of ``read_fact(model, record).prompt_ids``, read off its offsets.
+
+    A token without text (special tokens) has the vocabulary's name for it. Of a character that
+    takes several tokens, each is the character with its number: ``東(1/3)``.
+    """
+    n_tokens = len(read_fact(model, record).prompt_ids)
+    text = record.prompt + record.completion
+    (tokens,) = tokenise(model.tokenizer, [text])
+    ids, spans = tokens.ids[:n_tokens], tokens.spans[:n_tokens]
+    whole = Counter(tokens.spans)
+    seen: Counter[tuple[int, int]] = Counter()
+    texts = []
+    for token, (begin, end) in zip(ids, spans, strict=True):
+        seen[begin, end] += 1
+        parts = whole[begin, end]
+        part = f"({seen[begin, end]}/{parts})" if parts > 1 else ""
+        name = str(model.tokenizer.convert_ids_to_tokens(token))
+        texts.append(text[begin:end] + part if end > begin else name)
+    return texts
 
 
 def read_fact(model: LanguageModel, record: Record) -> Fact:

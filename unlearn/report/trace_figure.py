@@ -6,6 +6,7 @@ It names roles and never tokens, so it may be shown where the records may not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ TITLES: dict[Kind, str] = {
     "attention": "attention",
 }
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#6b4e9b")
+MAX_PIXELS = 30_000
+"""Along one side of a PNG; what is longer is drawn at fewer dots an inch."""
 MAPS: dict[Kind, str] = {"hidden": "Purples", "mlp": "Greens", "attention": "Reds"}
 
 
@@ -48,14 +51,12 @@ def draw_trace(trace: Trace, path: Path) -> None:
     last one as curves with 95 % intervals over groups of facts, and what is left of the decisive
     token's effect when MLPs or attention are severed there.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     check_figure_path(path)
     found = average(trace)
     kinds = list(found.by_role)
-    # Fixed ids, words as words, and no date: the same trace gives the same file.
-    with rc_context({"svg.hashsalt": "unlearn", "svg.fonttype": "none", "font.size": 8}):
+    with style():
         figure = Figure(figsize=(3.2 * len(kinds) + 1.8, 6.4), layout="constrained")
         axes: Any = figure.subplots(2, len(kinds), squeeze=False, sharey="row", sharex=True)
         for column, kind in enumerate(kinds):
@@ -67,18 +68,45 @@ def draw_trace(trace: Trace, path: Path) -> None:
         lines, names = axes[1][0].get_legend_handles_labels()
         figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(_title(trace, found))
-        creator = f"unlearn {__version__}"
-        svg = path.suffix.lower() == ".svg"
-        metadata = {"Creator": creator, "Date": None} if svg else {"Software": creator}
-        figure.savefig(path, metadata=metadata, dpi=150)
+        save(figure, path)
+
+
+def style(**more: Any) -> AbstractContextManager[None]:
+    """What every figure of a trace is drawn and saved in; matplotlib's own settings stay."""
+    from matplotlib import rc_context
+
+    # Fixed ids and words as words: with no date either, the same trace gives the same file.
+    fixed: Any = {"svg.hashsalt": "unlearn", "svg.fonttype": "none", "font.size": 8}
+    context: AbstractContextManager[None] = rc_context(fixed | more)
+    return context
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure in the format of the path's ending, with no date in it."""
+    creator = f"unlearn {__version__}"
+    svg = path.suffix.lower() == ".svg"
+    metadata = {"Creator": creator, "Date": None} if svg else {"Software": creator}
+    dpi = min(150, MAX_PIXELS / max(figure.get_size_inches()))
+    figure.savefig(path, metadata=metadata, dpi=dpi)
+
+
+def panel_title(trace: Trace, kind: Kind) -> str:
+    """What a panel restores, and in how wide windows."""
+    width = max(last - first + 1 for first, last in trace.windows[kind])
+    return TITLES[kind] if kind == "hidden" else f"{TITLES[kind]}, windows of {width}"
+
+
+def corrupted_by(trace: Trace) -> str:
+    """What the corruption puts in the subject's place."""
+    return "another subject's tokens" if trace.corruption == "replace" else "noise on the subject"
 
 
 def _title(trace: Trace, found: Averages) -> str:
-    how = "another subject's tokens" if trace.corruption == "replace" else "noise on the subject"
     score = SCORES[trace.score]
     n, m = found.total.n, found.total.clusters
     facts = f"{n} {'fact' if n == 1 else 'facts'}"
     groups = f" in {m} groups" if 1 < m < n else ""
+    how = corrupted_by(trace)
     return f"Average indirect effect on the {score}, {facts}{groups}, corrupted by {how}"
 
 
@@ -89,8 +117,7 @@ def _heat_map(figure: Figure, axis: Any, found: Averages, kind: Kind, trace: Tra
     table = np.clip([curves[role].mean for role in roles], 0, None)
     image = axis.imshow(table, aspect="auto", cmap=MAPS[kind], vmin=0)
     axis.set_yticks(range(len(roles)), [ROLE_WORDS[role] for role in roles])
-    width = max(last - first + 1 for first, last in trace.windows[kind])
-    axis.set_title(TITLES[kind] if kind == "hidden" else f"{TITLES[kind]}, windows of {width}")
+    axis.set_title(panel_title(trace, kind))
     figure.colorbar(image, ax=axis, location="bottom", label="effect (below 0 drawn as 0)")
 
 

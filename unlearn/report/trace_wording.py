@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from unlearn.locate.averages import Averages, Curve, average
-from unlearn.locate.trace import SUBJECT_ROLES, Kind, Role, Score, Trace
+from unlearn.locate.trace import SUBJECT_ROLES, FactTrace, Kind, Role, Score, Trace
 
 SCORES: dict[Score, str] = {
     "logit-diff": "logit difference",
@@ -74,6 +74,8 @@ def _coverage(trace: Trace, found: Averages) -> Iterator[str]:
         yield f"skipped {count}: {REASONS[reason]}"
     if trace.not_covered:
         yield f"not covered {len(trace.not_covered)}: the time did not suffice"
+    if extra := sum(isinstance(found, FactTrace) for found in trace.extra):
+        yield f"traced {extra} more that were asked for; no average holds them"
 
 
 def _groups(found: Averages) -> str:
