@@ -1,6 +1,6 @@
 """Planted facts: which locator finds the modules that facts were trained into, and how often.
 
-    python benchmarks/planted_facts.py                     # all groups; about 20 minutes on one core
+    python benchmarks/planted_facts.py                     # all groups; 20 minutes on one core
     python benchmarks/planted_facts.py --groups 2.mlp 5.self_attn
 
 For each group of modules (the MLP or the attention of one block) a copy of ``lab:full`` learns the
@@ -76,7 +76,7 @@ def plant(group: str, seed: int) -> Planted:
 
 
 def train(model: LanguageModel, weights: Sequence, planted, retain, rng) -> None:
-    """Adam on these weights alone, until every planted record is answered or the steps are spent."""
+    """Adam on these weights alone, until every planted record is answered or steps are spent."""
     for parameter in model.model.parameters():
         parameter.requires_grad_(False)
     for weight in weights:

@@ -19,7 +19,7 @@ from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
 from unlearn.locate.journal import Journal
 from unlearn.locate.selection import choose
 from unlearn.locate.sites import Candidate, build_sites, candidates
-from unlearn.locate.trace import KINDS, SUBJECT_ROLES, FactTrace, Skipped, Trace
+from unlearn.locate.trace import KINDS, ROLES, SUBJECT_ROLES, FactTrace, Role, Skipped, Trace
 from unlearn.locate.tracing_facts import Fact, pick, read_fact, unknown
 from unlearn.model.attribution import Attributor
 from unlearn.model.language_model import LanguageModel
@@ -36,10 +36,13 @@ class CausalTrace:
 
     After Meng et al. 2022. The effect of a cell is the score of the corrupted run with that cell's
     states clean again, minus the score of the corrupted run; higher: the states carry more of the
-    fact. A module scores the largest average effect that the cell of its layer and part has at any
-    token of the subject. Tokens behind it do not count: what is restored there is the answer on its
-    way out, and restoring all of that always helps. In a prompt that ends with its subject the two
-    are one token, and its scores say little.
+    fact.
+
+    For the sites retain records are traced as well. A module scores by how much the average effect
+    of its layer and part is larger for forget records, at the kind of token where that is most. So
+    what every fact needs, in the first block and on the way out in the last, does not count. With
+    ``retain_records=0`` a module scores its largest average effect at any token of the subject;
+    tokens behind it do not count then, for restoring the answer on its way out always helps.
 
     Windows as wide as the default blur the layers of a shallow model; ``window=1`` is sharp.
 
@@ -104,13 +107,17 @@ class CausalTrace:
         """
         config = self.config
         records = forget_set.sample("forget", config.max_records, seed)
+        n_beside = config.retain_records
+        beside = forget_set.sample("retain", n_beside, seed) if n_beside else ()
         asked = [read_fact(model, record) for record in pick(forget_set, also)]
         facts = [read_fact(model, record) for record in records]
+        others = [read_fact(model, record) for record in beside]
         kept = Journal(journal, self._belongs_to(model, forget_set, seed))
         tracer = FactTracer(model, forget_set, facts, config, seed, self.engine(model))
-        waiting = self._run(tracer, facts, kept, progress)
+        waiting = self._run(tracer, (facts, others), kept, progress)
         found = [kept.entries[r.id] for r in records if r.id in kept.entries]
         traced = tuple(entry for entry in found if isinstance(entry, FactTrace))
+        retained = [kept.entries.get(r.id) for r in beside]
         skipped = tuple(entry for entry in found if isinstance(entry, Skipped))
         extra = tuple(self._extra(tracer, asked, kept))
         if not waiting:
@@ -133,6 +140,7 @@ class CausalTrace:
             records=traced,
             skipped=skipped,
             not_covered=tuple(waiting),
+            retained=tuple(entry for entry in retained if isinstance(entry, FactTrace)),
             extra=extra,
         )
 
@@ -148,8 +156,8 @@ class CausalTrace:
         able = {name: score for name, score in scores.items() if score > 0}
         if not able:
             raise UnsupportedError(
-                "no restored state brings anything back, so the trace suggests no site; try the "
-                "other corruption"
+                "no restored state brings more back of forget records than of others, so the trace "
+                "suggests no site; try the other corruption, or retain_records=0"
             )
         chosen = choose(among, able, self.config.top)
         return build_sites(
@@ -157,23 +165,28 @@ class CausalTrace:
         )
 
     def _run(
-        self, tracer: FactTracer, facts: Sequence[Fact], kept: Journal, progress: Progress
+        self,
+        tracer: FactTracer,
+        samples: Sequence[Sequence[Fact]],
+        kept: Journal,
+        progress: Progress,
     ) -> list[str]:
         """Traces what is not in the journal; returns the ids for which the time did not suffice."""
-        started = self.clock()
+        started, rng = self.clock(), np.random.default_rng(tracer.seed)
+        # In an order of chance, so that a run which stops early has seen a fair part of each.
+        facts = [sample[i] for sample in samples for i in rng.permutation(len(sample))]
         todo = [fact for fact in facts if fact.record.id not in kept.entries]
         whole = self.config.score == "logprob"
         for entry in unknown(tracer.model, todo, whole) if todo else ():
             kept.add(entry)
         todo = [fact for fact in todo if fact.record.id not in kept.entries]
-        # In an order of chance, so that a run which stops early has seen a fair part.
-        order = np.random.default_rng(tracer.seed).permutation(len(todo))
-        for done, index in enumerate(order):
+        for done, fact in enumerate(todo):
             spent = self.clock() - started
             some = any(isinstance(entry, FactTrace) for entry in kept.entries.values())
             if done and some and self.config.max_seconds and spent > self.config.max_seconds:
-                return [todo[i].record.id for i in sorted(order[done:])]
-            kept.add(tracer.trace(todo[index]))
+                left_out = {fact.record.id for fact in todo[done:]}
+                return [f.record.id for f in samples[0] if f.record.id in left_out]
+            kept.add(tracer.trace(fact))
             if progress is not None:
                 left = (self.clock() - started) / (done + 1) * (len(todo) - done - 1)
                 progress(f"trace, about {left:.0f} s left", (done + 1) / len(todo))
@@ -197,11 +210,20 @@ class CausalTrace:
 
 
 def _scores(trace: Trace, among: Sequence[Candidate]) -> list[float]:
-    """Each module's largest average effect at a subject token, of its own part and layer."""
-    best = {
-        kind: np.max([curves[role].mean for role in SUBJECT_ROLES if role in curves], axis=0)
-        for kind, curves in average(trace).by_role.items()
-    }
+    """Each module's score, from the average effects of its part and layer."""
+    forget = average(trace).by_role
+    roles: Sequence[Role] = SUBJECT_ROLES
+    if trace.retained:
+        retain = average(trace.model_copy(update={"records": trace.retained})).by_role
+        roles = tuple(
+            role for role in ROLES if role in forget["hidden"] and role in retain["hidden"]
+        )
+    best = {}
+    for kind, curves in forget.items():
+        means = {role: curve.mean for role, curve in curves.items() if role in roles}
+        if trace.retained:
+            means = {role: mean - retain[kind][role].mean for role, mean in means.items()}
+        best[kind] = np.max([*means.values()], axis=0)
     scores = []
     for candidate in among:
         effects = best.get(candidate.part)

@@ -55,6 +55,9 @@ class CausalTraceConfig(Noun):
     """How much to choose."""
     max_records: int = Field(default=64, ge=1)
     """Whole subjects are drawn by the seed."""
+    retain_records: int = Field(default=24, ge=0)
+    """How many retain records are traced as well, so that sites are what is peculiar to the forget
+    records; 0 for sites by the effects alone."""
     max_rows: int = Field(default=256, ge=1)
     """How many rows go through a block at a time: bounds memory."""
     max_seconds: float | None = Field(default=None, gt=0)

@@ -14,7 +14,7 @@ from unlearn.errors import NumericalError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate.answers import answers, batches, encode
 from unlearn.locate.selection import Top, choose
-from unlearn.locate.sites import Candidate, build_sites, candidates, n_parameters
+from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.model.forward import forward_only
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.registry import locators, strategies
@@ -31,7 +31,7 @@ class InterventionConfig(Noun):
     steps: float = Field(default=20.0, gt=0)
     """The change that is tried, in first steps. A warm-up makes the first one small."""
     damage_weight: float = Field(default=1.0, ge=0)
-    """What a nat lost on retain records counts against one that forget records lose."""
+    """What a share of the damage counts against as large a share of the gain."""
     top: Top = 0.5
     """How much to choose."""
     max_records: int = Field(default=64, ge=1)
@@ -57,11 +57,11 @@ class Intervention:
     times as long, is written into the weights, and the log-odds of answers are read before and
     after. A module scores
 
-        (gain - damage_weight * damage) / its share of the blocks' parameters,
+        gain / sum of all gains - damage_weight * damage / sum of all damages,
 
-    in nats; higher: a better place to act. By parameter, because a large module moves more, and
-    ``top`` is a budget of parameters. After the idea that a support should be judged by the update
-    that will use it ("Storage is not strategy", 2026).
+    higher: a better place to act. Shares, because what is forgotten and what is broken differ by
+    orders of magnitude. After the idea that a support should be judged by the update that will use
+    it ("Storage is not strategy", 2026).
 
     Cost: a forward pass over both samples of records for every module.
 
@@ -102,7 +102,7 @@ class Intervention:
         among = candidates(model)
         step = first_step(model, forget_set, self.config.strategy, seed)
         found = self.effects(model, forget_set, among, step, seed, progress)
-        scores = {c.name: self._score(c, e, among) for c, e in zip(among, found, strict=True)}
+        scores = dict(zip([c.name for c in among], self._scores(found), strict=True))
         moved = {c.name: scores[c.name] for c in among if any(n in step for n in _own(model, c))}
         chosen = choose(among, moved, self.config.top)
         return build_sites(
@@ -150,9 +150,11 @@ class Intervention:
             )
         return odds
 
-    def _score(self, candidate: Candidate, effect: Effect, among: Sequence[Candidate]) -> float:
-        net = effect.gain - self.config.damage_weight * effect.damage
-        return net * n_parameters(among) / candidate.size
+    def _scores(self, found: Sequence[Effect]) -> list[float]:
+        gain = sum(max(0.0, effect.gain) for effect in found) or 1.0
+        damage = sum(effect.damage for effect in found) or 1.0
+        weight = self.config.damage_weight
+        return [effect.gain / gain - weight * effect.damage / damage for effect in found]
 
 
 def first_step(
@@ -196,7 +198,7 @@ def _own(model: LanguageModel, candidate: Candidate) -> frozenset[str]:
 
 @contextmanager
 def shifted(model: LanguageModel, change: Mapping[str, Tensor]) -> Iterator[None]:
-    """A block in which something is added to these parameters; they get their bits back after it."""
+    """A block in which these parameters have something added; then they have their bits back."""
     kept = {name: model.model.get_parameter(name).detach().clone() for name in change}
     try:
         with torch.no_grad():

@@ -127,6 +127,8 @@ class Trace(Noun):
     settings: Mapping[str, str | int | float | bool | None]
     records: tuple[FactTrace, ...]
     skipped: tuple[Skipped, ...] = ()
+    retained: tuple[FactTrace, ...] = ()
+    """Retain records that the sites were held against. They are in no average."""
     not_covered: tuple[str, ...] = ()
     """Ids of records for which the time did not suffice."""
     extra: tuple[FactTrace | Skipped, ...] = ()
