@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import normalizers
@@ -10,7 +11,7 @@ from tokenizers import normalizers
 import unlearn.lab  # noqa: F401 - importing it makes lab: known
 from unlearn.errors import InputError, UnsupportedError
 from unlearn.forget_set import ForgetSet
-from unlearn.locate import locate, locate_and_trace
+from unlearn.locate import locate_and_trace
 from unlearn.locate.causal_trace import CausalTrace
 from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
 from unlearn.locate.journal import Journal
@@ -38,7 +39,12 @@ def few(whole):
 
 
 def trace(model, forget_set, **settings):
-    return CausalTrace(CausalTraceConfig(**settings)).trace(model, forget_set)
+    """Without retain records, which the sites alone need."""
+    return CausalTrace(alone(**settings)).trace(model, forget_set)
+
+
+def alone(**settings):
+    return CausalTraceConfig(**{"retain_records": 0, **settings})
 
 
 def run(model, ids, edits=()):
@@ -179,7 +185,7 @@ def test_an_interrupted_trace_goes_on_and_gives_the_same(lab, few, tmp_path):
     def interrupt(what, share):
         raise KeyboardInterrupt
 
-    locator = CausalTrace(CausalTraceConfig(window=1))
+    locator = CausalTrace(alone(window=1))
     with pytest.raises(KeyboardInterrupt):
         locator.trace(lab, few, progress=interrupt, journal=journal)
     assert len(journal.read_text().splitlines()) >= 2
@@ -195,7 +201,7 @@ def test_an_interrupted_trace_goes_on_and_gives_the_same(lab, few, tmp_path):
 def test_a_journal_of_other_settings_is_begun_anew_and_another_file_is_spared(lab, few, tmp_path):
     journal = tmp_path / "trace.partial"
     journal.write_text(json.dumps({"unlearn_trace_journal": "of something else"}) + "\n")
-    assert CausalTrace().trace(lab, few, journal=journal) == trace(lab, few)
+    assert CausalTrace(alone()).trace(lab, few, journal=journal) == trace(lab, few)
     mine = tmp_path / "thesis.txt"
     mine.write_text("mine")
     with pytest.raises(InputError, match="not the journal"):
@@ -212,13 +218,46 @@ def test_the_model_is_as_it_was_and_the_seed_decides(lab, few):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in lab.model.modules())
 
 
-def test_sites_take_the_modules_with_the_largest_effects_at_the_subject(lab, few):
-    sites = locate(lab, few, method="causal-trace", settings={"window": "1", "top": "0.1"})
-    assert sites.method == "causal-trace"
+def mean_effects(facts, kind):
+    """Role to the mean over facts, of the mean over the fact's tokens of that role, a layer."""
+    by_role = {}
+    for fact in facts:
+        for role in set(fact.roles):
+            rows = [r for r, own in zip(fact.effects[kind], fact.roles, strict=True) if own == role]
+            by_role.setdefault(role, []).append(np.mean(rows, axis=0))
+    return {role: np.mean(rows, axis=0) for role, rows in by_role.items()}
+
+
+@pytest.mark.parametrize("retain_records", [0, 8])
+def test_modules_score_effects_at_the_subject_or_how_far_they_exceed_those_of_retain_records(
+    lab, few, retain_records
+):
+    settings = {"window": "1", "top": "modules:5", "retain_records": str(retain_records)}
+    sites, found = locate_and_trace(lab, few, method="causal-trace", settings=settings)
+    assert bool(found.retained) == bool(retain_records)
+    assert not {fact.id for fact in found.retained} & {fact.id for fact in found.records}
+    for kind, part in (("mlp", "mlp.up_proj"), ("attention", "self_attn.q_proj")):
+        forget = mean_effects(found.records, kind)
+        if retain_records:
+            retain = mean_effects(found.retained, kind)
+            best = np.max([forget[r] - retain[r] for r in forget.keys() & retain.keys()], axis=0)
+        else:
+            best = np.max([forget[r] for r in forget if r.endswith("subject")], axis=0)
+        for layer in range(8):
+            score = sites.scores[f"model.layers.{layer}.{part}"]
+            assert score == pytest.approx(best[layer], abs=1e-9)
     worst = min(sites.scores[name] for name in sites.modules)
-    left_out = set(sites.scores) - set(sites.modules)
-    assert worst >= max(sites.scores[name] for name in left_out) - 1e-9
+    assert len(sites.modules) == 5
+    assert worst >= max(sites.scores[name] for name in set(sites.scores) - set(sites.modules))
     assert sites.model_digest == lab.digest and sites.settings["window"] == 1
+
+
+def test_retain_records_change_sites_and_nothing_else_of_a_trace(lab, few):
+    with_retain = trace(lab, few, retain_records=8, window=1)
+    assert with_retain.retained
+    plain = trace(lab, few, window=1)
+    settings = {**with_retain.settings, "retain_records": 0}
+    assert with_retain.model_copy(update={"retained": (), "settings": settings}) == plain
 
 
 def test_other_locators_make_no_trace(lab, few):
