@@ -123,3 +123,15 @@ def test_the_words_count_what_was_traced_only_because_it_was_asked_for():
     assert describe_trace(more).replace("\n" + describe_trace(more).splitlines()[1], "") == (
         describe_trace(trace)
     )
+
+
+def test_estimates_are_called_so_in_words_and_picture(tmp_path):
+    rough = made([3, 4, 5]).model_copy(update={"method": "attribution"})
+    said = describe_trace(rough).splitlines()
+    assert said[0].startswith("screened 3 facts")
+    assert said[1] == "Effects are estimates from gradients: all cells."
+    exact = [fact.model_copy(update={"refined": (("mlp", 0, 1),)}) for fact in rough.records]
+    fine = rough.model_copy(update={"records": tuple(exact)})
+    assert "all but 3 cells, which were traced." in describe_trace(fine)
+    draw_trace(rough, tmp_path / "a.svg")
+    assert "Estimated average indirect effect" in unescape((tmp_path / "a.svg").read_text("utf-8"))

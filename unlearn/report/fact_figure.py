@@ -20,6 +20,7 @@ from unlearn.report.trace_figure import (
     MAPS,
     check_figure_path,
     corrupted_by,
+    effect_words,
     panel_title,
     save,
     style,
@@ -142,7 +143,7 @@ def subject_tokens(fact: FactTrace) -> set[int]:
 
 def _title(trace: Trace, fact: FactTrace) -> str:
     return (
-        f"Indirect effects on the {SCORES[trace.score]}, record {_cut(visible(fact.id))}\n"
+        f"{effect_words(trace)}s on the {SCORES[trace.score]}, record {_cut(visible(fact.id))}\n"
         f"clean run {fact.clean:.3g}; corrupted by {corrupted_by(trace)} (*) {fact.corrupted:.3g}; "
         "effects below 0 drawn as 0"
     )

@@ -101,13 +101,20 @@ def corrupted_by(trace: Trace) -> str:
     return "another subject's tokens" if trace.corruption == "replace" else "noise on the subject"
 
 
+def effect_words(trace: Trace, kind: str = "") -> str:
+    """What the figure shows, estimates called so."""
+    screen = "estimated " if trace.method == "attribution" else ""
+    words = f"{screen}{kind} indirect effect" if kind else f"{screen}indirect effect"
+    return words[0].upper() + words[1:]
+
+
 def _title(trace: Trace, found: Averages) -> str:
     score = SCORES[trace.score]
     n, m = found.total.n, found.total.clusters
     facts = f"{n} {'fact' if n == 1 else 'facts'}"
     groups = f" in {m} groups" if 1 < m < n else ""
     how = corrupted_by(trace)
-    return f"Average indirect effect on the {score}, {facts}{groups}, corrupted by {how}"
+    return f"{effect_words(trace, 'average')} on the {score}, {facts}{groups}, corrupted by {how}"
 
 
 def _heat_map(figure: Figure, axis: Any, found: Averages, kind: Kind, trace: Trace) -> None:

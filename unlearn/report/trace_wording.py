@@ -68,7 +68,12 @@ def layers(curve: Curve) -> str:
 
 def _coverage(trace: Trace, found: Averages) -> Iterator[str]:
     n = found.total.n
-    yield f"traced {n} {'fact' if n == 1 else 'facts'}{_groups(found)}"
+    verb = "traced" if trace.method == "causal-trace" else "screened"
+    yield f"{verb} {n} {'fact' if n == 1 else 'facts'}{_groups(found)}"
+    if trace.method == "attribution":
+        refined = sum(len(fact.refined) for fact in trace.records)
+        exact = f"all but {refined} cells, which were traced" if refined else "all cells"
+        yield f"Effects are estimates from gradients: {exact}."
     reasons = Counter(skipped.reason for skipped in trace.skipped)
     for reason, count in sorted(reasons.items()):
         yield f"skipped {count}: {REASONS[reason]}"
