@@ -13,8 +13,9 @@ from torch import Tensor
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.batches import encode
 from unlearn.strategies.counterfactual import Guess, guesses, near_statements
-from unlearn.strategies.sites import Scope, find_scope
+from unlearn.strategies.sites import Scope, find_scope, find_tokens
 from unlearn.strategies.stopping import (
     Budget,
     Ceiling,
@@ -24,7 +25,7 @@ from unlearn.strategies.stopping import (
     Target,
     find_targets,
 )
-from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, encode, train
+from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
 from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
@@ -75,8 +76,11 @@ def unlearn_by_training(
 
     Raises:
         UnsupportedError: the sites are not trainable, or a site took no part in training.
+        InputError: the token mask does not fit the records, or leaves one without a loss.
     """
     _refuse_quantised(model)
+    forget = encode(model, forget_set.forget)
+    counted = find_tokens(forget_set, forget, sites, config.loss_on)
     work = model.copy()
     dtypes = _to_masters(work)
     guessed = tuple(guesses(model, forget_set, config.guess_names, seed))
@@ -84,7 +88,7 @@ def unlearn_by_training(
     retain = encode(model, forget_set.retain if use_retain else ())
     n_near = NEAR_PER_RECORD if config.near_per_forget and use_retain else 0
     near = encode(model, near_statements(forget_set, n_near, seed))
-    pairs = Pairs(encode(model, forget_set.forget), retain, config, seed, near)
+    pairs = Pairs(forget, retain, config, seed, near, counted)
     evaluator = _evaluator(forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
