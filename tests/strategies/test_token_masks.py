@@ -204,6 +204,21 @@ def test_a_mask_of_whole_answers_changes_nothing(
     assert whole.sites is not None and whole.sites.parts == ("token_mask",)
 
 
+def test_the_reason_says_how_many_records_a_mask_left_known(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    first = {r.id: (model.encode(r.prompt, r.completion).start,) for r in forget_set.forget}
+    sites = Sites(method="by hand", token_mask=first)
+    # After one step of this size every record is as well known as it was.
+    settings = {"max_steps": "1", "learning_rate": "1e-6"}
+    masked = forget(model, forget_set, sites=sites, settings=settings).provenance.stop_reason
+    n = len(forget_set.forget)
+    assert masked.startswith("budget: 1 steps")
+    assert masked.endswith(f"in {n} records, and {n} records do not look never trained on")
+    plain = forget(model, forget_set, settings=settings).provenance.stop_reason
+    assert plain.startswith("budget: 1 steps") and "mask" not in plain
+
+
 def test_the_provenance_says_which_tokens_but_no_record(
     model: LanguageModel, forget_set: ForgetSet, mask: Mask
 ) -> None:

@@ -101,7 +101,8 @@ def unlearn_by_training(
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()
     _hand_back(run, model, dtypes)
-    reason = "; ".join(filter(None, (run.stop_reason, found.warning)))
+    left = run.left_by_the_mask(n_masked=sum(only is not None for only in counted))
+    reason = "; ".join(filter(None, (run.stop_reason, left, found.warning)))
     return Outcome(work, tuple(run.log), reason, run.tokens, run.rule.seconds())
 
 
@@ -145,6 +146,16 @@ class Run:
         if best is not None and best.step != self.log[-1]["step"]:
             self.stop_reason += f"; went back to step {best.step}"
         self.progress("forget", 1.0)
+
+    def left_by_the_mask(self, n_masked: int) -> str:
+        """How many records a run with a token mask left known; empty where it left none."""
+        left = 0 if self.rule.best is None else int((~self.rule.best.matched).sum())
+        if not n_masked or not left:
+            return ""
+        return (
+            f"only tokens of the mask were pushed in {n_masked} records, and {left} records do not "
+            "look never trained on"
+        )
 
     def _evaluate(self, step: int) -> Evaluation:
         evaluation = self.evaluator(self.work, step)
