@@ -17,6 +17,10 @@ no model was ever trained on."""
 
 Role = Literal["original", "unlearned", "reference"]
 
+Tokens = Literal["subject", "answer", "fact"]
+"""Which tokens of a record count: the subject in the prompt, the answer, or of the answer what
+depends on the subject."""
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -104,7 +108,8 @@ class Sites(Noun):
     weight_mask: Mapping[str, tuple[int, ...]] | None = None
     """Parameter name to the flat indices of the entries that may change."""
     token_mask: Mapping[str, tuple[int, ...]] | None = None
-    """Record id to the token positions that count, in prompt plus answer with special tokens."""
+    """Forget record id to the token positions that count, in prompt plus answer with special
+    tokens. A record that is not listed is not restricted."""
     scores: Mapping[str, float] = {}
     """Module name to the locator's score; higher means a better place to act."""
     settings: Mapping[str, str | int | float | bool | None] = {}

@@ -159,3 +159,31 @@ def test_pictures_that_cannot_be_are_refused_before_any_work(
     same = ("--figure", tmp_path / "a.svg", *traced)
     assert "written twice" in refused(*words, FACTS[0], tmp_path / "a.svg", *same)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few", "mine.svg"]
+
+
+def test_token_sites_flow_into_forgetting(
+    run: Run, refused: Callable[..., str], few: Path, tmp_path: Path
+) -> None:
+    answer, subject, fact = (tmp_path / f"{name}.json" for name in ("answer", "subject", "fact"))
+    result = run("locate", "lab:full", few, "--method", "all", "--tokens", "answer", "-o", answer)
+    assert result.exit_code == 0, result.output
+    assert "token_mask: 2 positions" in result.stdout and "whole answer" not in result.stdout
+    document = json.loads(answer.read_text("utf-8"))
+    assert len(document["token_mask"]) == 2 and document["settings"]["tokens"] == "answer"
+    words = ("--set", "max_steps=2", "--set", "retain=none", "--json")
+    result = run("forget", "lab:full", few, "--sites", answer, "-o", tmp_path / "a", *words)
+    assert result.exit_code == 0, result.output
+    sites = json.loads(result.stdout)["provenance"]["sites"]
+    assert sites["parts"] == ["layers", "token_mask"] and sites["settings"]["tokens"] == "answer"
+
+    result = run("locate", "lab:full", few, "--method", "all", "--tokens", "subject", "-o", subject)
+    assert "token_mask: 4 positions" in result.stdout
+    line = refused("forget", "lab:full", few, "--sites", subject, "-o", tmp_path / "b", *words[:4])
+    assert "loss_on=text" in line
+
+    trace = ("--method", "causal-trace", "--window", "1", "--tokens", "fact", "-o", fact)
+    result = run("locate", "lab:full", few, *trace)
+    assert result.exit_code == 0, result.output
+    assert "0 of 2 records keep their whole answer" in result.stdout
+    assert json.loads(fact.read_text("utf-8"))["token_mask"] == document["token_mask"]
+    assert "fact" in refused("locate", "lab:full", few, "-o", tmp_path / "c", "--tokens", "name")

@@ -176,17 +176,6 @@ def test_a_site_that_no_gradient_reaches_is_an_error(
         run(model, forget_set, sites, max_steps=5)
 
 
-def test_a_token_mask_is_refused_before_any_work(
-    model: LanguageModel, forget_set: ForgetSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(LanguageModel, "copy", lambda self: pytest.fail("copied the model"))
-    sites = Sites(method="by hand", token_mask={forget_set.forget[0].id: (1,)})
-    with pytest.raises(UnsupportedError, match="token_mask"):
-        forget(model, forget_set, sites=sites)
-    with pytest.raises(UnsupportedError, match="token_mask"):
-        run(model, forget_set, sites)
-
-
 def test_sites_of_another_model_are_refused(model: LanguageModel, forget_set: ForgetSet) -> None:
     with pytest.raises(InputError, match="found for the model"):
         run(model, forget_set, Sites(method="by hand", layers=(0,), model_digest="f" * 64))
@@ -326,4 +315,4 @@ def test_none_is_a_value_for_limits() -> None:
 
 def test_the_strategy_is_registered_under_its_name() -> None:
     assert strategies.get("gradient-ascent") is GradientAscent
-    assert GradientAscent.honours == {"layers", "modules", "weight_mask"}
+    assert GradientAscent.honours == {"layers", "modules", "weight_mask", "token_mask"}

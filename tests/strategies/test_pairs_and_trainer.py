@@ -10,10 +10,11 @@ import torch
 from unlearn.errors import NumericalError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.batches import Deck, encode
 from unlearn.strategies.counterfactual import near_statements
 from unlearn.strategies.gradient_ascent import AscentObjective, GradientAscentConfig, Guesses
 from unlearn.strategies.losses import IGNORED
-from unlearn.strategies.training import Deck, Losses, MicroBatch, Pairs, Step, encode, train
+from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
 
 
 def make_pairs(model: LanguageModel, forget_set: ForgetSet, **settings: object) -> Pairs:

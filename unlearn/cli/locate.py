@@ -13,7 +13,7 @@ from unlearn.cli import options as opt
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 from unlearn.errors import InputError
-from unlearn.types import Sites
+from unlearn.types import Sites, Tokens
 
 SHOWN = 8
 """How many of the best modules are named on the terminal."""
@@ -36,6 +36,12 @@ SHOWN = 8
     show_default=True,
     metavar="NAME",
     help="The locator; see `unlearn list locators`.",
+)
+@click.option(
+    "--tokens",
+    type=click.Choice(("subject", "answer", "fact")),
+    help="Add which tokens of each forget record count: those of the subject in the prompt, of the "
+    "answer, or of the answer those that depend on who the subject is (default: no restriction).",
 )
 @click.option(
     "--corruption",
@@ -89,6 +95,7 @@ def locate(
     figure: Path | None,
     facts: tuple[fact_figures.FactFigure, ...],
     raw: Path | None,
+    tokens: Tokens | None,
     **choices: str | float | None,
 ) -> None:
     """Find where MODEL keeps what FORGET_SET says must go, and write the sites file."""
@@ -109,6 +116,7 @@ def locate(
                 loaded,
                 records,
                 method=method,
+                tokens=tokens,
                 settings=settings,
                 seed=options.seed,
                 progress=progress,
@@ -142,9 +150,23 @@ def describe(sites: Sites, path: Path) -> str:
         lines.append("modules  " + " ".join(sites.modules))
     for part in sorted(sites.parts & {"weight_mask", "token_mask"}):
         lines.append(f"{part}: {sum(map(len, getattr(sites, part).values()))} positions")
+    if whole := _whole_answers(sites):
+        lines.append(whole)
     best = sorted(sites.scores.items(), key=lambda item: -item[1])[:SHOWN]
     lines += [f"  {score:12.4g}  {name}" for name, score in best]
     return "\n".join(lines)
+
+
+def _whole_answers(sites: Sites) -> str:
+    """How many records keep their whole answer, where the sites were asked for its fact."""
+    alone, general = (sites.settings.get(f"tokens_no_{why}") for why in ("replacement", "fact"))
+    if sites.token_mask is None or alone is None or general is None:
+        return ""
+    kept, n = int(alone) + int(general), len(sites.token_mask)
+    return (
+        f"  {kept} of {n} records keep their whole answer: "
+        f"{alone} without another subject to swap in, {general} without a token that depends on it"
+    )
 
 
 def _merged(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unlearn.locate.trace import Trace
 from unlearn.registry import locators
-from unlearn.types import Sites
+from unlearn.types import Sites, Tokens
 
 if TYPE_CHECKING:
     from unlearn.forget_set import ForgetSet
@@ -22,11 +22,16 @@ def locate(
     forget_set: ForgetSet,
     *,
     method: str = "gradient-contrast",
+    tokens: Tokens | None = None,
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> Sites:
     """Where an update should act to forget ``forget_set``; ``model`` is untouched.
+
+    ``tokens`` adds which tokens of each forget record count, whatever the method: ``subject`` in
+    the prompt, the ``answer``, or of the answer the tokens of the ``fact``, which depend on who
+    the subject is.
 
     >>> sites = locate(model, forget_set, settings={"top": "0.1"})           # doctest: +SKIP
     >>> control = locate(model, forget_set, method="random", settings={"top": "0.1"}, seed=1)
@@ -38,7 +43,13 @@ def locate(
         UnsupportedError: the method cannot work with this model or forget set.
     """
     return locate_and_trace(
-        model, forget_set, method=method, settings=settings, seed=seed, progress=progress
+        model,
+        forget_set,
+        method=method,
+        tokens=tokens,
+        settings=settings,
+        seed=seed,
+        progress=progress,
     ).sites
 
 
@@ -55,6 +66,7 @@ def locate_and_trace(
     forget_set: ForgetSet,
     *,
     method: str = "causal-trace",
+    tokens: Tokens | None = None,
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
@@ -68,9 +80,17 @@ def locate_and_trace(
     ids of records to trace whatever is drawn; neither sites nor averages change by them.
     """
     locator = locators.create(method, settings or {})
-    if not hasattr(locator, "trace"):
+    if hasattr(locator, "trace"):
+        asked: Mapping[str, Sequence[str]] = {"also": also} if also else {}
+        trace = locator.trace(
+            model, forget_set, seed=seed, progress=progress, journal=journal, **asked
+        )
+        sites = locator.sites(model, forget_set, trace)
+    else:
+        trace = None
         sites = locator.locate(model, forget_set, seed=seed, progress=progress)
-        return Located(sites, None)
-    asked: Mapping[str, Sequence[str]] = {"also": also} if also else {}
-    trace = locator.trace(model, forget_set, seed=seed, progress=progress, journal=journal, **asked)
-    return Located(locator.sites(model, forget_set, trace), trace)
+    if tokens is not None:
+        from unlearn.locate.token_sites import with_tokens
+
+        sites = with_tokens(sites, model, forget_set, tokens, seed=seed, progress=progress)
+    return Located(sites, trace)

@@ -172,15 +172,15 @@ def with_replacement(
     could meet. Subjects of the same relation are tried first, and one for which the model would
     say something else is taken; with ``differs`` no other will do.
     """
-    twins = _twins(model, forget_set, fact, seed)
-    if not twins:
+    alike = twins(model, forget_set, fact, seed)
+    if not alike:
         return None
     clean, answer = torch.tensor(fact.prompt_ids), fact.answer_ids[0]
-    said = _next_token_logits(model, Pair(clean, torch.tensor(twins))).argmax(-1).tolist()
-    for ids, foil in zip(twins, said, strict=True):
+    said = _next_token_logits(model, Pair(clean, torch.tensor(alike))).argmax(-1).tolist()
+    for ids, foil in zip(alike, said, strict=True):
         if foil != answer:
             return Corrupted(Pair(clean, torch.tensor([ids])), foil)
-    return None if differs else Corrupted(Pair(clean, torch.tensor(twins[:1])), answer)
+    return None if differs else Corrupted(Pair(clean, torch.tensor(alike[:1])), answer)
 
 
 def subject_spread(model: LanguageModel, facts: Sequence[Fact]) -> float:
@@ -189,8 +189,13 @@ def subject_spread(model: LanguageModel, facts: Sequence[Fact]) -> float:
     return spread(model.model, model.anatomy.embedding, ids)
 
 
-def _twins(model: LanguageModel, forget_set: ForgetSet, fact: Fact, seed: int) -> list[list[int]]:
-    """Prompts of the same length about other subjects; every other token is the same."""
+def twins(
+    model: LanguageModel, forget_set: ForgetSet, fact: Fact, seed: int, most: int = MAX_TWINS
+) -> list[list[int]]:
+    """Prompts of the same length about other subjects; every other token is the same.
+
+    At most ``most``, in an order drawn by the seed, subjects of the same relation first.
+    """
     record = fact.record
     texts = [
         (record.prompt.replace(record.subject, donor), record.completion)
@@ -206,7 +211,7 @@ def _twins(model: LanguageModel, forget_set: ForgetSet, fact: Fact, seed: int) -
             for position, (a, b) in enumerate(zip(ids, fact.prompt_ids, strict=True))
         ):
             found.append(ids)
-        if len(found) == MAX_TWINS:
+        if len(found) == most:
             break
     return found
 

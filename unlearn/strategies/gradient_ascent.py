@@ -3,6 +3,11 @@
 The default, ``npo``, goes by tokens: each answer token is pushed down until it is no likelier than
 for a name the model never met. The other variants push whole answers until the record looks like
 the holdout. With a retain term, what the original says of near names is held as well.
+
+A token mask in the sites says which tokens of a forget record are pushed. It does not say when the
+record is forgotten: that is judged on the whole answer, with a mask as without, because a record
+whose other tokens are still known is not forgotten. Where those do not fall by themselves the run
+goes on until its budget is spent.
 """
 
 from __future__ import annotations
@@ -20,18 +25,11 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies import losses
+from unlearn.strategies.batches import Rows, collate
 from unlearn.strategies.losses import Predictions
 from unlearn.strategies.matching import Ingredients, Outcome, unlearn_by_training
 from unlearn.strategies.sites import check_sites
-from unlearn.strategies.training import (
-    Losses,
-    MicroBatch,
-    OrNone,
-    Pairs,
-    Rows,
-    TrainingConfig,
-    collate,
-)
+from unlearn.strategies.training import Losses, MicroBatch, OrNone, Pairs, TrainingConfig
 from unlearn.strategies.versions import versions
 from unlearn.types import Sites
 
@@ -110,7 +108,9 @@ class GradientAscent:
 
     name: ClassVar[str] = "gradient-ascent"
     summary: ClassVar[str] = "raise the loss on the forget records (NPO and kin), hold the rest"
-    honours: ClassVar[frozenset[str]] = frozenset({"layers", "modules", "weight_mask"})
+    honours: ClassVar[frozenset[str]] = frozenset(
+        {"layers", "modules", "weight_mask", "token_mask"}
+    )
     Config = GradientAscentConfig
 
     def __init__(self, config: GradientAscentConfig | None = None) -> None:
@@ -132,7 +132,8 @@ class GradientAscent:
         Raises:
             UnsupportedError: the sites restrict a part this strategy does not honour, or nothing
                 they name can be trained, or a retain term is asked for without a retain split.
-            InputError: the sites are for another model or forget set.
+            InputError: the sites are for another model or forget set, or their token mask does not
+                fit the records or leaves one without a token that carries a loss.
         """
         config = self.config
         check_sites(self.name, self.honours, model, forget_set, sites)
@@ -249,7 +250,7 @@ class AscentObjective(NamedTuple):
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
         """The losses of one micro-batch."""
         predictions = run(model, batch.forget)
-        per_record = self.forget_loss(batch.forget, predictions)  # (B,)
+        per_record = self.forget_loss(*counted(batch.forget, predictions))  # (B,)
         if self.gate is not None:
             per_record = per_record * self.gate.open(batch.forget, predictions)
         forget = per_record.sum() / batch.n_forget
@@ -300,6 +301,13 @@ def run(model: Any, rows: Rows) -> Predictions:
     """The model's predictions at the labelled positions."""
     output = model(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False)
     return losses.predict(output.logits, rows.labels)
+
+
+def counted(rows: Rows, predictions: Predictions) -> tuple[Rows, Predictions]:
+    """The rows with labels only where a token may carry a forget loss, and their predictions."""
+    keep = rows.counted[:, 1:][rows.labels[:, 1:] != losses.IGNORED]
+    fewer = rows._replace(labels=rows.labels.masked_fill(~rows.counted, losses.IGNORED))
+    return fewer, predictions.where(keep)
 
 
 def at_labels(table: Tensor, rows: Rows) -> Tensor:

@@ -38,6 +38,12 @@ class Predictions(NamedTuple):
         """(N,) whether the label is the likeliest token."""
         return self.logprobs.argmax(-1) == self.labels
 
+    def where(self, keep: Tensor) -> Predictions:
+        """Only the positions, (N,), to keep."""
+        return self._replace(
+            logprobs=self.logprobs[keep], labels=self.labels[keep], rows=self.rows[keep]
+        )
+
     def sum_by_row(self, values: Tensor) -> Tensor:
         """(N,) values to (B,) sums."""
         # Not index_add, which is not deterministic on an accelerator.

@@ -13,8 +13,9 @@ from torch import Tensor
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.batches import encode
 from unlearn.strategies.counterfactual import Guess, guesses, near_statements
-from unlearn.strategies.sites import Scope, find_scope
+from unlearn.strategies.sites import Scope, find_scope, find_tokens
 from unlearn.strategies.stopping import (
     Budget,
     Ceiling,
@@ -24,7 +25,7 @@ from unlearn.strategies.stopping import (
     Target,
     find_targets,
 )
-from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, encode, train
+from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
 from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
@@ -75,8 +76,11 @@ def unlearn_by_training(
 
     Raises:
         UnsupportedError: the sites are not trainable, or a site took no part in training.
+        InputError: the token mask does not fit the records, or leaves one without a loss.
     """
     _refuse_quantised(model)
+    forget = encode(model, forget_set.forget)
+    counted = find_tokens(forget_set, forget, sites, config.loss_on)
     work = model.copy()
     dtypes = _to_masters(work)
     guessed = tuple(guesses(model, forget_set, config.guess_names, seed))
@@ -84,7 +88,7 @@ def unlearn_by_training(
     retain = encode(model, forget_set.retain if use_retain else ())
     n_near = NEAR_PER_RECORD if config.near_per_forget and use_retain else 0
     near = encode(model, near_statements(forget_set, n_near, seed))
-    pairs = Pairs(encode(model, forget_set.forget), retain, config, seed, near)
+    pairs = Pairs(forget, retain, config, seed, near, counted)
     evaluator = _evaluator(forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
@@ -97,7 +101,8 @@ def unlearn_by_training(
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()
     _hand_back(run, model, dtypes)
-    reason = "; ".join(filter(None, (run.stop_reason, found.warning)))
+    left = run.left_by_the_mask(n_masked=sum(only is not None for only in counted))
+    reason = "; ".join(filter(None, (run.stop_reason, left, found.warning)))
     return Outcome(work, tuple(run.log), reason, run.tokens, run.rule.seconds())
 
 
@@ -141,6 +146,16 @@ class Run:
         if best is not None and best.step != self.log[-1]["step"]:
             self.stop_reason += f"; went back to step {best.step}"
         self.progress("forget", 1.0)
+
+    def left_by_the_mask(self, n_masked: int) -> str:
+        """How many records a run with a token mask left known; empty where it left none."""
+        left = 0 if self.rule.best is None else int((~self.rule.best.matched).sum())
+        if not n_masked or not left:
+            return ""
+        return (
+            f"only tokens of the mask were pushed in {n_masked} records, and {left} records do not "
+            "look never trained on"
+        )
 
     def _evaluate(self, step: int) -> Evaluation:
         evaluation = self.evaluator(self.work, step)

@@ -1,8 +1,8 @@
-"""From ``Sites`` to the parameters that may change, and the proof that only they did."""
+"""From ``Sites`` to the parameters and tokens they allow, and the proof that the sites moved."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unlearn.errors import InputError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.hooks import find_module, nearest
-from unlearn.model.language_model import LanguageModel
+from unlearn.model.language_model import Encoding, LanguageModel
+from unlearn.strategies.batches import LossOn, first_label
 from unlearn.types import Sites
 
 
@@ -154,6 +155,49 @@ def find_scope(model: LanguageModel, sites: Sites | None) -> Scope:
         {n: _mask(n, i, parameters[n]) for n, i in masks.items() if n in allowed},
         declared,
     )
+
+
+def find_tokens(
+    forget_set: ForgetSet, encodings: Sequence[Encoding], sites: Sites | None, loss_on: LossOn
+) -> tuple[tuple[int, ...] | None, ...]:
+    """For each forget record the positions that may carry a forget loss; None for all of them.
+
+    A record that the token mask does not list is not restricted. Parameters are not either: a mask
+    says what is pushed, not what may move.
+
+    Raises:
+        InputError: the mask names a record that is not to be forgotten or a token that its record
+            does not have, or leaves a record without a token that carries a loss.
+    """
+    mask = {} if sites is None else sites.token_mask or {}
+    ids = [record.id for record in forget_set.forget]
+    if strange := sorted(set(mask) - set(ids)):
+        raise InputError(
+            f"the token mask of the sites names {strange[0]!r}, which is no forget record of "
+            f"{forget_set.name!r} ({len(strange)} such ids); locate again with this forget set"
+        )
+    for name, encoding in zip(ids, encodings, strict=True):
+        if name in mask:
+            _check_tokens(name, mask[name], encoding, loss_on)
+    return tuple(mask.get(name) for name in ids)
+
+
+def _check_tokens(
+    name: str, positions: tuple[int, ...], encoding: Encoding, loss_on: LossOn
+) -> None:
+    length, first = len(encoding.ids), first_label(encoding, loss_on)
+    if positions and (min(positions) < 0 or max(positions) >= length):
+        raise InputError(
+            f"the token mask of record {name!r} has positions from {min(positions)} to "
+            f"{max(positions)}, but the record has tokens 0 to {length - 1}; locate again"
+        )
+    if not any(position >= first for position in positions):
+        way_out = "set loss_on=text, or locate" if loss_on == "answer" else "locate"
+        raise InputError(
+            f"the token mask leaves record {name!r} no token that carries a loss: with "
+            f"loss_on={loss_on} those are {first} to {length - 1}; {way_out} with other tokens "
+            "(answer or fact)"
+        )
 
 
 def _parts(model: LanguageModel, sites: Sites) -> Iterator[Iterator[Site]]:

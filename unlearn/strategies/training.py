@@ -19,8 +19,8 @@ from transformers import Trainer, TrainingArguments
 
 from unlearn.errors import NumericalError
 from unlearn.model.language_model import Encoding, LanguageModel
-from unlearn.strategies.losses import IGNORED
-from unlearn.types import Noun, Statement
+from unlearn.strategies.batches import Deck, LossOn, Rows, collate, first_label
+from unlearn.types import Noun
 
 DRAWS_PER_RECORD, MIN_STEPS = 40, 80
 """How long a run may take at most, unless told. Without sites the lab's sets of 108 and 320 records
@@ -53,7 +53,7 @@ class TrainingConfig(Noun):
     holdout, and to push every token of an answer until then."""
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches a step is cut into: the same gradient with less memory."""
-    loss_on: Literal["answer", "text"] = "answer"
+    loss_on: LossOn = "answer"
     """The tokens that carry labels: those of the answer, or of prompt and answer."""
 
     stop: Literal["match", "budget"] = "match"
@@ -84,23 +84,6 @@ class TrainingConfig(Noun):
         """How many optimiser steps a run on so many forget records may take."""
         draws = math.ceil(DRAWS_PER_RECORD * n_forget / self.forget_batch)
         return self.max_steps or max(MIN_STEPS, draws)
-
-
-class Rows(NamedTuple):
-    """Encoded records, padded on the right; B rows of T tokens."""
-
-    ids: Tensor
-    attention: Tensor
-    labels: Tensor
-    """``IGNORED`` where a token carries no loss."""
-    answer: Tensor
-    """Whether the token belongs to the answer."""
-    records: Tensor
-    """(B,) the record's place in its split."""
-
-    def to(self, device: torch.device) -> Rows:
-        """The same rows on a device."""
-        return Rows(*(tensor.to(device) for tensor in self))
 
 
 class MicroBatch(NamedTuple):
@@ -147,53 +130,6 @@ class Step(NamedTuple):
     """Trained on so far, prompts included."""
 
 
-def encode(model: LanguageModel, records: Sequence[Statement]) -> list[Encoding]:
-    """The token ids of each record, and where its answer starts."""
-    return list(model.encode_all([(record.prompt, record.completion) for record in records]))
-
-
-def collate(
-    encodings: Sequence[Encoding], chosen: Sequence[int], loss_on: Literal["answer", "text"]
-) -> Rows:
-    """The chosen encodings as one batch of rows."""
-    width = max(len(encodings[i].ids) for i in chosen)
-    ids = torch.zeros(len(chosen), width, dtype=torch.long)
-    attention, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
-    answer = torch.zeros_like(ids, dtype=torch.bool)
-    for row, i in enumerate(chosen):
-        tokens, start = encodings[i]
-        length = len(tokens)
-        ids[row, :length] = torch.tensor(tokens)
-        attention[row, :length] = 1
-        answer[row, start:length] = True
-        # The first token has nothing in front of it that could predict it.
-        first = start if loss_on == "answer" else 1
-        labels[row, first:length] = ids[row, first:length]
-    return Rows(ids, attention, labels, answer, torch.tensor(list(chosen)))
-
-
-class Deck:
-    """Draws without replacement, and shuffles again once every card was drawn."""
-
-    def __init__(self, cards: Sequence[int], rng: np.random.Generator) -> None:
-        self.cards = list(cards)
-        self.rng = rng
-        self.rest: list[int] = []
-
-    def draw(self, n: int) -> list[int]:
-        """``n`` different cards, or all of them if there are fewer."""
-        n = min(n, len(self.cards))
-        drawn, self.rest = self.rest[:n], self.rest[n:]
-        if len(drawn) < n:
-            shuffled = [self.cards[i] for i in self.rng.permutation(len(self.cards))]
-            fresh = [card for card in shuffled if card not in set(drawn)]
-            missing = n - len(drawn)
-            # What was already drawn in this round comes last, so that no round repeats a card.
-            self.rest = fresh[missing:] + drawn
-            drawn = drawn + fresh[:missing]
-        return drawn
-
-
 class Pairs(IterableDataset[dict[str, MicroBatch]]):
     """An endless stream of micro-batches of forget and retain records and near statements.
 
@@ -208,9 +144,10 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         config: TrainingConfig,
         seed: int,
         near: Sequence[Encoding] = (),
+        counted: Sequence[Sequence[int] | None] = (),
     ) -> None:
         self.forget, self.retain, self.config = forget, retain, config
-        self.near = near
+        self.near, self.counted = near, counted
         self.rng = np.random.default_rng(seed)
         self.n_forget = min(config.forget_batch, len(forget))
         self.retain_deck = Deck(range(len(retain)), self.rng)
@@ -241,21 +178,18 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         retain = self.retain_deck.draw(n_retain)
         near = self.near_deck.draw(round(self.n_forget * self.config.near_per_forget))
         on = self.config.loss_on
-        labels = sum(len(self.retain[i].ids) - self._first(self.retain[i]) for i in retain)
+        labels = sum(len(self.retain[i].ids) - first_label(self.retain[i], on) for i in retain)
         near_labels = sum(len(self.near[i].ids) - self.near[i].start for i in near)
         for part in range(self.accumulation):
             mine = slice(part, None, self.accumulation)
             yield MicroBatch(
-                collate(self.forget, forget[mine], on),
+                collate(self.forget, forget[mine], on, self.counted),
                 collate(self.retain, retain[mine], on) if retain[mine] else None,
                 collate(self.near, near[mine], "answer") if near[mine] else None,
                 self.n_forget,
                 labels,
                 near_labels,
             )
-
-    def _first(self, encoding: Encoding) -> int:
-        return encoding.start if self.config.loss_on == "answer" else 1
 
 
 class Unlearner(Trainer):
