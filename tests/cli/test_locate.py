@@ -71,6 +71,21 @@ def test_the_choices_of_a_trace_reach_its_files(
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_screen_is_refined_drawn_and_called_one(run: Run, few: Path, tmp_path: Path) -> None:
+    sites, raw, figure = (tmp_path / name for name in ("s.json", "raw.json", "trace.svg"))
+    words = ("--method", "attribution", "--refine", "3", "--top", "modules:4")
+    files = ("-o", sites, "--raw", raw, "--figure", figure)
+    result = run("locate", "lab:full", few, *words, *files)
+    assert result.exit_code == 0, result.output
+    assert "Effects are estimates from gradients: all but 6 cells" in result.stdout
+    assert "share of parameters: 0." in result.stdout
+    assert len(json.loads(sites.read_text("utf-8"))["modules"]) == 4
+    document = json.loads(raw.read_text("utf-8"))
+    assert document["method"] == "attribution"
+    assert [len(fact["refined"]) for fact in document["records"]] == [3, 3]
+    assert "Estimated average indirect effect" in figure.read_text("utf-8")
+
+
 def test_a_trace_that_ran_out_of_time_says_so_and_goes_on(
     run: Run, few: Path, tmp_path: Path
 ) -> None:
@@ -150,7 +165,7 @@ def test_pictures_that_cannot_be_are_refused_before_any_work(
     line = refused(*words, FACTS[0], tmp_path / "a.pdf", *traced)
     assert ".svg or .png" in line
     line = refused(*words, FACTS[0], tmp_path / "a.svg")
-    assert "--fact-figure is for --method causal-trace" in line
+    assert "--fact-figure is for --method causal-trace or attribution" in line
     (tmp_path / "mine.svg").write_text("<svg>somebody's</svg>", "utf-8")
     assert "--force" in refused(*words, FACTS[0], tmp_path / "mine.svg", *traced)
     assert (tmp_path / "mine.svg").read_text("utf-8") == "<svg>somebody's</svg>"

@@ -33,7 +33,7 @@ def option(command: Callable[..., None]) -> Callable[..., None]:
         multiple=True,
         metavar="RECORD FILE",
         callback=lambda _context, _parameter, pairs: tuple(FactFigure(*pair) for pair in pairs),
-        help="causal-trace: draw the trace of the record to forget with this id, as .svg or .png. "
+        help="Traces: draw the trace of the record to forget with this id, as .svg or .png. "
         "The picture shows the prompt: as personal as the forget set. The record is traced "
         "whatever max_records and --max-seconds say; may be given more than once.",
     )(command)

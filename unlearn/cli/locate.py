@@ -17,6 +17,8 @@ from unlearn.types import Sites, Tokens
 
 SHOWN = 8
 """How many of the best modules are named on the terminal."""
+SEEN = ("share_of_parameters", "token_read", "selectivity", "logit_lens")
+"""Settings that say what a locator saw."""
 
 
 @click.command(epilog="\b\nExample:\n  unlearn locate lab:full lab:one-person -o sites.json\n")
@@ -38,6 +40,11 @@ SHOWN = 8
     help="The locator; see `unlearn list locators`.",
 )
 @click.option(
+    "--top",
+    metavar="HOW_MUCH",
+    help="How much to choose: a share of the blocks' parameters (0.3), modules:5 or layers:2.",
+)
+@click.option(
     "--tokens",
     type=click.Choice(("subject", "answer", "fact")),
     help="Add which tokens of each forget record count: those of the subject in the prompt, of the "
@@ -46,37 +53,44 @@ SHOWN = 8
 @click.option(
     "--corruption",
     type=click.Choice(("replace", "noise")),
-    help="causal-trace: put another subject's tokens in the prompt (default), or add noise.",
+    help="Traces: put another subject's tokens in the prompt (default), or add noise.",
 )
 @click.option(
     "--score",
     type=click.Choice(("logit-diff", "logprob", "probability")),
-    help="causal-trace: what a run is scored by (default logit-diff).",
+    help="Traces: what a run is scored by (default logit-diff).",
 )
 @click.option(
     "--window",
     type=click.IntRange(1),
     metavar="N",
-    help="causal-trace: how many layers' MLPs or attention are restored at once (default 10).",
+    help="Traces: how many layers' MLPs or attention are restored at once (default 10 in "
+    "causal-trace, 1 in attribution).",
+)
+@click.option(
+    "--refine",
+    type=click.IntRange(0),
+    metavar="K",
+    help="attribution: trace the K cells of each record with the largest estimates exactly.",
 )
 @click.option(
     "--max-seconds",
     type=click.FloatRange(0, min_open=True),
     metavar="S",
-    help="causal-trace: begin no further record after this time, and say what is not covered.",
+    help="Traces: begin no further record after this time, and say what is not covered.",
 )
 @click.option(
     "--figure",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="causal-trace: draw the averaged trace, as .svg or .png.",
+    help="Traces: draw the averaged trace, as .svg or .png.",
 )
 @fact_figures.option
 @click.option(
     "--raw",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="causal-trace: write every cell of every record, with token ids: as personal as the "
+    help="Traces: write every cell of every record, with token ids: as personal as the "
     "forget set. An interrupted run leaves FILE.partial and is resumed from there.",
 )
 @opt.settings
@@ -98,7 +112,10 @@ def locate(
     tokens: Tokens | None,
     **choices: str | float | None,
 ) -> None:
-    """Find where MODEL keeps what FORGET_SET says must go, and write the sites file."""
+    """Find where MODEL keeps what FORGET_SET says must go, and write the sites file.
+
+    Options of traces are for the methods causal-trace and attribution.
+    """
     settings = _merged(settings, choices)
     with ExitStack() as stack:
         made = stack.enter_context(outputs.file(output, force=force, ours=_is_sites))
@@ -152,6 +169,9 @@ def describe(sites: Sites, path: Path) -> str:
         lines.append(f"{part}: {sum(map(len, getattr(sites, part).values()))} positions")
     if whole := _whole_answers(sites):
         lines.append(whole)
+    for key in SEEN:
+        if key in sites.settings:
+            lines.append(f"{key.replace('_', ' ')}: {sites.settings[key]}")
     best = sorted(sites.scores.items(), key=lambda item: -item[1])[:SHOWN]
     lines += [f"  {score:12.4g}  {name}" for name, score in best]
     return "\n".join(lines)
@@ -194,7 +214,9 @@ def _check_evidence(method: str, asked: Mapping[str, object]) -> None:
     from unlearn.registry import locators
 
     if not hasattr(locators.get(method), "trace"):
-        raise InputError(f"{option} is for --method causal-trace; {method} makes no trace to write")
+        raise InputError(
+            f"{option} is for --method causal-trace or attribution; {method} makes no trace"
+        )
 
 
 def _opened(
