@@ -125,6 +125,13 @@ def test_the_words_count_what_was_traced_only_because_it_was_asked_for():
     )
 
 
+def test_the_words_count_the_retain_records_that_sites_are_held_against():
+    trace = made([3, 4, 5])
+    beside = trace.model_copy(update={"retained": trace.records[:2]})
+    assert "traced 2 retain records" in describe_trace(beside)
+    assert "retain records" not in describe_trace(trace)
+
+
 def test_estimates_are_called_so_in_words_and_picture(tmp_path):
     rough = made([3, 4, 5]).model_copy(update={"method": "attribution"})
     said = describe_trace(rough).splitlines()

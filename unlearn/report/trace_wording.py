@@ -79,6 +79,8 @@ def _coverage(trace: Trace, found: Averages) -> Iterator[str]:
         yield f"skipped {count}: {REASONS[reason]}"
     if trace.not_covered:
         yield f"not covered {len(trace.not_covered)}: the time did not suffice"
+    if trace.retained:
+        yield f"traced {len(trace.retained)} retain records, to hold the sites against them"
     if extra := sum(isinstance(found, FactTrace) for found in trace.extra):
         yield f"traced {extra} more that were asked for; no average holds them"
 
