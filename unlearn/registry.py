@@ -13,6 +13,10 @@ from pydantic import BaseModel, ValidationError
 
 from unlearn.errors import ConfigError, UnknownNameError
 
+DEFAULT_LOCATOR = "fact-lookup"
+"""What finds sites where nothing else was asked for: it left least to be learned again on the lab,
+see docs/locators.md."""
+
 P = TypeVar("P", bound=type[Any])
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

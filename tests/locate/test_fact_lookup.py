@@ -16,6 +16,7 @@ from unlearn.locate import locate
 from unlearn.locate.decodability import (
     PENALTY,
     Profile,
+    differing_answers,
     lens_contrast,
     probe,
     profile,
@@ -53,7 +54,8 @@ def test_a_probe_is_trained_on_other_subjects_than_those_it_is_asked_about():
     groups = np.array([f"s{i // 3}" for i in range(36)])
     states = rng.normal(size=(36, 2, 5)).astype(np.float32)
     states[:, 1, 0] += 9 * np.searchsorted(["a", "b", "c"], labels)
-    found = probe(states, labels, groups, 4)
+    shuffled = labels[rng.permutation(36)]
+    found, other = probe(states, [labels, shuffled], groups, 4)
     expected = np.zeros((36, 2))
     for train, test in GroupKFold(4).split(states, labels, groups):
         assert not set(groups[train]) & set(groups[test])
@@ -64,6 +66,7 @@ def test_a_probe_is_trained_on_other_subjects_than_those_it_is_asked_about():
             said = ridge.predict(scaler.transform(states[test, depth]))
             expected[test, depth] = said == labels[test]
     assert found.tolist() == expected.tolist()
+    assert other.tolist() == probe(states, [shuffled], groups, 4)[0].tolist()
     assert found[:, 1].mean() > 0.6 > found[:, 0].mean()
 
 
@@ -155,13 +158,42 @@ def test_nothing_decodable_is_an_error_with_its_figures():
         FactLookup()._shown(profiles)
 
 
+def by_lens(nats):
+    nothing = np.zeros(2)
+    return Profile(nothing, nothing, np.array([0.0, nats]), 9, "lens")
+
+
+def test_without_a_probe_the_lens_decides():
+    found = by_lens(4.0)
+    assert found.strength.tolist() == [0.0, 4.0] and found.plateau == 1
+    assert FactLookup()._shown({"last-subject": by_lens(0.9), "last": found}) == "last"
+    with pytest.raises(UnsupportedError, match="below min_lens 1"):
+        FactLookup()._shown({"last-subject": by_lens(0.9)})
+
+
+def test_facts_whose_answers_nobody_shares_are_read_by_the_lens(lab):
+    whole = ForgetSet.read("lab:one-person")
+    kept = ("phone", "email")
+    mails = replace(
+        whole,
+        forget=tuple(r for r in whole.forget if r.relation in kept),
+        retain=tuple(r for r in whole.retain if r.relation in kept)[:80],
+    )
+    facts = facts_of(lab, mails)
+    assert shared_answers(facts, 4) == {}
+    # Every telephone number begins with the same token, a blank: nothing to tell apart.
+    assert set(differing_answers(facts)) == {"email"}
+    sites = locate(lab, mails, method="fact-lookup")
+    assert sites.settings["compared_by"] == "lens" and sites.modules
+
+
 def test_the_lab_looks_facts_up_at_the_end_of_the_prompt(lab, few):
     before = {name: tensor.clone() for name, tensor in lab.model.state_dict().items()}
     sites = locate(lab, few, method="fact-lookup")
     assert sites.settings["token_read"] == "last"
     assert len(sites.settings["selectivity"].split()) == 9
     assert sites.modules and all(".mlp." in name for name in sites.modules)
-    assert {name for name, score in sites.scores.items() if score > 0} == set(sites.modules)
+    assert all(sites.scores[name] > 0 for name in sites.modules)
     for name, tensor in lab.model.state_dict().items():
         assert torch.equal(before[name], tensor), name
     assert locate(lab, few, method="fact-lookup") == sites
@@ -169,6 +201,6 @@ def test_the_lab_looks_facts_up_at_the_end_of_the_prompt(lab, few):
         FactLookup(FactLookupConfig(token="last-subject", min_selectivity=0.5)).locate(lab, few)
 
 
-def test_a_set_without_shared_answers_is_refused(model, forget_set):
-    with pytest.raises(UnsupportedError, match="each shared by 4 subjects"):
+def test_a_model_that_knows_nothing_is_refused(model, forget_set):
+    with pytest.raises(UnsupportedError, match="does not know two of one relation"):
         locate(model, forget_set, method="fact-lookup")

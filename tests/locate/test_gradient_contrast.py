@@ -1,12 +1,14 @@
 """Gradient contrast: right gradients, nothing left behind, planted facts found."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from unlearn.errors import ConfigError, InputError, NumericalError, UnsupportedError
 from unlearn.forget_set import ForgetSet
-from unlearn.locate import locate
+from unlearn.locate import locate as locate_by
 from unlearn.locate.answers import answers, encode
 from unlearn.locate.controls import RandomConfig, RandomSites
 from unlearn.locate.gradient_contrast import (
@@ -19,6 +21,8 @@ from unlearn.locate.gradient_contrast import (
 )
 from unlearn.locate.sites import candidates
 from unlearn.types import Record, Sites
+
+locate = partial(locate_by, method="gradient-contrast")
 
 
 def brute_force(model, records, module_names):

@@ -55,7 +55,7 @@ def test_a_top_that_says_nothing_is_refused(model, forget_set, text):
 
 
 def test_the_share_that_was_chosen_makes_a_control_of_the_same_size(model, forget_set):
-    sites = locate(model, forget_set, settings={"top": "modules:5"})
+    sites = locate(model, forget_set, method="gradient-contrast", settings={"top": "modules:5"})
     assert len(sites.modules) == 5
     share = sites.settings["share_of_parameters"]
     control = locate(model, forget_set, method="random", settings={"top": str(share)})

@@ -15,13 +15,13 @@ from unlearn.cli import outputs
 from unlearn.cli.console import Progress, emit, say, working
 from unlearn.cli.inputs import read_forget_set, read_model
 from unlearn.cli.summary import summary
+from unlearn.registry import DEFAULT_LOCATOR
 from unlearn.types import Verdict
 
 if TYPE_CHECKING:
     from unlearn.deletion.workflow import Outcome
 
 MODEL, REFERENCE, FORGET_SET = "lab:full", "lab:reference", "lab:one-person"
-LOCATOR = "gradient-contrast"
 QUICK_RECORDS = 100
 """Records that a quick demo measures of each split but the forget one."""
 QUICK_SETTINGS = {
@@ -84,7 +84,7 @@ def _runs(
     from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.workflow import AuditOptions, fitting, process
 
-    locators = {name: fitting(LOCATOR, name) for name in chosen}
+    locators = {name: fitting(DEFAULT_LOCATOR, name) for name in chosen}
     forget_set = read_forget_set(FORGET_SET)
     model, reference = read_model(MODEL, options), read_model(REFERENCE, options)
     request = DeletionRequest.open(

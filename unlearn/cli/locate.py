@@ -13,11 +13,12 @@ from unlearn.cli import options as opt
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 from unlearn.errors import InputError
+from unlearn.registry import DEFAULT_LOCATOR
 from unlearn.types import Sites, Tokens
 
 SHOWN = 8
 """How many of the best modules are named on the terminal."""
-SEEN = ("share_of_parameters", "token_read", "selectivity", "logit_lens")
+SEEN = ("share_of_parameters", "token_read", "compared_by", "selectivity", "logit_lens")
 """Settings that say what a locator saw."""
 
 
@@ -34,7 +35,7 @@ SEEN = ("share_of_parameters", "token_read", "selectivity", "logit_lens")
 )
 @click.option(
     "--method",
-    default="gradient-contrast",
+    default=DEFAULT_LOCATOR,
     show_default=True,
     metavar="NAME",
     help="The locator; see `unlearn list locators`.",

@@ -9,7 +9,7 @@ from unlearn.audit import audit
 from unlearn.deletion.request import DeletionRequest
 from unlearn.errors import InputError
 from unlearn.locate import locate
-from unlearn.registry import locators, strategies
+from unlearn.registry import DEFAULT_LOCATOR, locators, strategies
 from unlearn.strategies import forget
 from unlearn.types import AuditResult, Noun, Sites
 
@@ -47,7 +47,7 @@ def process(
     *,
     reference: LanguageModel | None = None,
     strategy: str = "gradient-ascent",
-    locator: str | None = "gradient-contrast",
+    locator: str | None = DEFAULT_LOCATOR,
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
     options: AuditOptions | None = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from unlearn.locate.trace import Trace
-from unlearn.registry import locators
+from unlearn.registry import DEFAULT_LOCATOR, locators
 from unlearn.types import Sites, Tokens
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def locate(
     model: LanguageModel,
     forget_set: ForgetSet,
     *,
-    method: str = "gradient-contrast",
+    method: str = DEFAULT_LOCATOR,
     tokens: Tokens | None = None,
     settings: Mapping[str, str] | None = None,
     seed: int = 0,

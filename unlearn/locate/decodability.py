@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -46,6 +46,8 @@ class Profile(NamedTuple):
     minus its mean over the other answers of the same relation, in nats."""
     n: int
     """Subject and relation pairs."""
+    by: Literal["probe", "lens"] = "probe"
+    """What depths are compared by; without a probe, accuracy and control are 0."""
 
     @property
     def selectivity(self) -> Floats:
@@ -54,9 +56,14 @@ class Profile(NamedTuple):
         return difference
 
     @property
+    def strength(self) -> Floats:
+        """Selectivity, or the lens where there is no probe."""
+        return self.selectivity if self.by == "probe" else self.lens
+
+    @property
     def plateau(self) -> int:
-        """The first depth at which nine tenths of the rise in selectivity are reached."""
-        found = self.selectivity
+        """The first depth at which nine tenths of the rise in strength are reached."""
+        found = self.strength
         enough = found[0] + 0.9 * (found.max() - found[0])
         return int(np.argmax(found >= enough - 1e-12))
 
@@ -77,6 +84,21 @@ def shared_answers(facts: Sequence[Fact], folds: int) -> dict[str, list[Fact]]:
         if len({fact.record.answer for fact in kept}) >= 2:
             found[relation] = kept
     return found
+
+
+def differing_answers(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
+    """Relation to one fact a subject, where at least two answers begin with different tokens.
+
+    That is enough for the lens, which is trained on nothing.
+    """
+    by_relation: defaultdict[str, dict[str, Fact]] = defaultdict(dict)
+    for fact in facts:
+        by_relation[fact.record.relation].setdefault(fact.record.subject, fact)
+    return {
+        relation: [*of.values()]
+        for relation, of in by_relation.items()
+        if len({fact.answer_ids[0] for fact in of.values()}) >= 2
+    }
 
 
 def streams(
@@ -109,38 +131,59 @@ def streams(
 def profile(
     model: LanguageModel,
     relations: Mapping[str, Sequence[tuple[Fact, npt.NDArray[np.float32]]]],
-    folds: int,
+    folds: int | None,
     rng: np.random.Generator,
 ) -> Profile:
-    """The profile over all relations; each fact comes with its states (depth, width)."""
+    """The profile over all relations; each fact comes with its states (depth, width).
+
+    ``folds`` are those of the probe; None for a profile by the lens alone.
+    """
     right, by_chance, lens = [], [], []
     for pairs in relations.values():
         states = np.stack([state for _, state in pairs])  # (fact, depth, width)
-        labels = np.array([fact.record.answer for fact, _ in pairs])
-        groups = np.array([fact.record.subject for fact, _ in pairs])
-        right.append(probe(states, labels, groups, folds))
-        shuffled = [labels[rng.permutation(len(labels))] for _ in range(SHUFFLES)]
-        by_chance.append(np.mean([probe(states, y, groups, folds) for y in shuffled], axis=0))
         lens.append(lens_contrast(model, states, [fact for fact, _ in pairs]))
-    counts = sum(len(pairs) for pairs in relations.values())
-    means = [np.concatenate(rows).mean(0) for rows in (right, by_chance, lens)]
-    return Profile(means[0], means[1], means[2], counts)
+        if folds is not None:
+            labels = np.array([fact.record.answer for fact, _ in pairs])
+            groups = np.array([fact.record.subject for fact, _ in pairs])
+            shuffled = [labels[rng.permutation(len(labels))] for _ in range(SHUFFLES)]
+            own, *others = probe(states, [labels, *shuffled], groups, folds)
+            right.append(own)
+            by_chance.append(np.mean(others, axis=0))
+    n = sum(len(pairs) for pairs in relations.values())
+    of_lens = np.concatenate(lens).mean(0)
+    if folds is None:
+        nothing = np.zeros_like(of_lens)
+        return Profile(nothing, nothing, of_lens, n, "lens")
+    return Profile(np.concatenate(right).mean(0), np.concatenate(by_chance).mean(0), of_lens, n)
 
 
 def probe(
-    states: npt.NDArray[np.float32], labels: npt.NDArray[Any], groups: npt.NDArray[Any], folds: int
+    states: npt.NDArray[np.float32],
+    labellings: Sequence[npt.NDArray[Any]],
+    groups: npt.NDArray[Any],
+    folds: int,
 ) -> Floats:
-    """Whether a linear probe gives each label, (fact, depth): 1 right, 0 wrong.
+    """Whether a linear probe gives each label of each labelling, (labelling, fact, depth): 1 or 0.
 
-    A ridge classifier on standardised features, trained on the subjects of other folds.
+    A ridge classifier on standardised features, trained on the subjects of other folds: of the
+    ridge regressions to 1 for the label and -1 for every other, the largest. All labellings share
+    the features, so they are fitted as targets of one regression.
     """
-    pipeline = make_pipeline(StandardScaler(), RidgeClassifier(alpha=PENALTY))
-    columns = [
-        cross_val_predict(pipeline, states[:, depth], labels, groups=groups, cv=GroupKFold(folds))
-        == labels
-        for depth in range(states.shape[1])
+    classes = [np.unique(labels) for labels in labellings]
+    targets = [
+        np.where(labels[:, None] == known, 1.0, -1.0)
+        for labels, known in zip(labellings, classes, strict=True)
     ]
-    return np.stack(columns, axis=1).astype(np.float64)
+    edges = np.cumsum([target.shape[1] for target in targets])[:-1]
+    pipeline = make_pipeline(StandardScaler(), Ridge(alpha=PENALTY))
+    right = np.zeros((len(labellings), *states.shape[:2]))
+    for depth in range(states.shape[1]):
+        said = cross_val_predict(
+            pipeline, states[:, depth], np.hstack(targets), groups=groups, cv=GroupKFold(folds)
+        )
+        for index, own in enumerate(np.split(said, edges, axis=1)):
+            right[index, :, depth] = classes[index][own.argmax(1)] == labellings[index]
+    return right
 
 
 def lens_contrast(

@@ -10,7 +10,13 @@ from pydantic import Field
 
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
-from unlearn.locate.decodability import Profile, profile, shared_answers, streams
+from unlearn.locate.decodability import (
+    Profile,
+    differing_answers,
+    profile,
+    shared_answers,
+    streams,
+)
 from unlearn.locate.selection import Top, choose
 from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.locate.tracing_facts import Fact, read_fact
@@ -35,8 +41,10 @@ class FactLookupConfig(Noun):
     """Of cross-validation by subject; an answer needs as many subjects."""
     min_selectivity: float = Field(default=0.1, gt=0, lt=1)
     """How far a probe must beat random labels at its best depth to show anything."""
-    top: Top = 1.0
-    """How much of what lies before the plateau to choose."""
+    min_lens: float = Field(default=1.0, gt=0)
+    """The same for the lens, in nats, where no probe can be tested."""
+    top: Top = 0.3
+    """How much of what lies before the plateau to choose; 1 for all of it."""
     max_records: int = Field(default=2000, ge=1)
     """Of each split; whole subjects are drawn by the seed."""
 
@@ -52,9 +60,12 @@ class FactLookup:
     rise; attention scores 0. Records of the forget and the retain split are read that the model
     answers rightly. Probe and logit lens of every depth are kept among the settings.
 
+    Where no answers are shared by enough subjects to test a probe, depths are compared by the
+    logit lens alone, in nats, and the output says so.
+
     Known failure: a small model may look a fact up only at the end of the prompt. Then nothing
     shows at the subject, the prompt's last token is read instead, and what rises there is as much
-    the answer on its way out as the look-up. Answers that no two subjects share are not seen.
+    the answer on its way out as the look-up.
 
     >>> FactLookup().locate(model, forget_set).settings["token_read"]      # doctest: +SKIP
     'last-subject'
@@ -79,7 +90,7 @@ class FactLookup:
         """The MLPs before the plateau, and the scores of all modules.
 
         Raises:
-            UnsupportedError: too few subjects share answers, or no depth beats random labels.
+            UnsupportedError: the model knows no two facts of a relation, or no depth shows any.
             InputError: a record without its subject, without an answer, or too long.
         """
         profiles = self.profiles(model, forget_set, seed, progress)
@@ -93,6 +104,7 @@ class FactLookup:
         )
         seen = {
             "token_read": token,
+            "compared_by": found.by,
             "pairs_read": found.n,
             "selectivity": " ".join(f"{value:.2f}" for value in found.selectivity),
             "logit_lens": " ".join(f"{value:.2f}" for value in found.lens),
@@ -111,12 +123,14 @@ class FactLookup:
         ]
         known = zip(records, score(model, records), strict=True)
         facts = [read_fact(model, record) for record, tokens in known if tokens.correct]
-        relations = shared_answers(facts, config.folds)
+        shared = shared_answers(facts, config.folds)
+        relations = shared or differing_answers(facts)
+        folds = config.folds if shared else None
         if not relations:
             raise UnsupportedError(
-                f"fact-lookup needs relations in which at least two answers are each shared by "
-                f"{config.folds} subjects that the model knows, and {forget_set.name!r} has none; "
-                "add retain records, or use another locator"
+                f"fact-lookup compares facts that the model knows, and of {forget_set.name!r} it "
+                "does not know two of one relation with different answers; add retain records, or "
+                "use another locator (intervention, all)"
             )
         chosen = [fact for of in relations.values() for fact in of]
         states = streams(model, chosen, [self._positions(fact) for fact in chosen])
@@ -125,7 +139,7 @@ class FactLookup:
         for done, token in enumerate(tokens, start=1):
             of_token = iter(states[:, TOKENS.index(token)])
             pairs = {r: [(f, next(of_token)) for f in of] for r, of in relations.items()}
-            found[token] = profile(model, pairs, config.folds, np.random.default_rng(seed))
+            found[token] = profile(model, pairs, folds, np.random.default_rng(seed))
             if progress is not None:
                 progress("probes", done / len(tokens))
         return found
@@ -137,23 +151,25 @@ class FactLookup:
 
     def _shown(self, profiles: Mapping[Token, Profile]) -> Token:
         """The token to go by."""
-        best = {token: float(found.selectivity.max()) for token, found in profiles.items()}
+        best = {token: float(found.strength.max()) for token, found in profiles.items()}
+        by_probe = all(found.by == "probe" for found in profiles.values())
+        name = "min_selectivity" if by_probe else "min_lens"
+        enough = getattr(self.config, name)
         of_subject = [token for token in best if token != "last"]
         for tokens in (of_subject, list(best)):
             token = max(tokens, key=best.__getitem__, default=None)
-            if token is not None and best[token] >= self.config.min_selectivity:
+            if token is not None and best[token] >= enough:
                 return token
         figures = ", ".join(f"{token} {value:.2f}" for token, value in best.items())
         raise UnsupportedError(
-            "no attribute becomes decodable at any depth: the best selectivity of a probe is "
-            f"{figures}, below min_selectivity {self.config.min_selectivity}; add retain records, "
-            "or use another locator"
+            f"no attribute becomes decodable at any depth: at best {figures}, below {name} "
+            f"{enough}; add retain records, or use another locator (intervention, all)"
         )
 
 
 def rises(found: Profile, among: Sequence[Candidate]) -> dict[str, float]:
-    """What the block of each MLP module adds to the best selectivity so far, up to the plateau."""
-    best = np.maximum.accumulate(found.selectivity)
+    """What the block of each MLP module adds to the best strength so far, up to the plateau."""
+    best = np.maximum.accumulate(found.strength)
     rise = np.diff(best)
     rise[found.plateau :] = 0
     return {c.name: float(rise[c.layer]) if c.part == "mlp" else 0.0 for c in among}
