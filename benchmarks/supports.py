@@ -1,7 +1,7 @@
 """Supports: what forgetting on each locator's sites leaves, breaks, and lets be learned again.
 
-    python benchmarks/supports.py                          # two sets; about 20 minutes on one core
-    python benchmarks/supports.py --sets ten-people --seeds 0
+    python benchmarks/supports.py                          # the recipes; 15 minutes on one core
+    python benchmarks/supports.py --sets ten-people --seeds 0        # half an hour
 
 Every locator chooses the same share of the blocks' parameters of ``lab:full``. The default strategy
 forgets on it with the default settings. Then an attacker fine-tunes all weights on half of the
@@ -140,7 +140,7 @@ def show(name: str, rows: Sequence[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", nargs="+", default=["one-person", "hazard"])
+    parser.add_argument("--sets", nargs="+", default=["hazard"])
     parser.add_argument("--supports", nargs="+", default=[*SUPPORTS], choices=[*SUPPORTS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--top", default="0.3", help="share of the blocks' parameters")
