@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unlearn.errors import InputError
+from unlearn.model.activations import by_length
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.types import Record
 
@@ -35,14 +36,9 @@ def encode(model: LanguageModel, records: Sequence[Record]) -> list[Encoding]:
 
 
 def batches(records: Sequence[Encoding], max_tokens: int) -> Iterator[list[Encoding]]:
-    """Records, longest first, in groups of at most ``max_tokens`` padded tokens."""
-    batch: list[Encoding] = []
-    for record in records:
-        if batch and (len(batch) + 1) * len(batch[0].ids) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(record)
-    yield batch
+    """Records of like length together, in groups of at most ``max_tokens`` padded tokens."""
+    for group in by_length([record.ids for record in records], max_tokens):
+        yield [records[index] for index in group]
 
 
 class Answers(NamedTuple):
