@@ -10,6 +10,8 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.types import Sites
 
 Run = Callable[..., Result]
+CONTRAST = ("--method", "gradient-contrast")
+"""The default locator reads what a model knows, and these have learned nothing."""
 FAST = ("--set", "variant=ascent", "--set", "stop=budget", "--set", "max_steps=2")
 
 
@@ -28,7 +30,7 @@ def test_locate_writes_sites_that_forget_can_read(
     run: Run, knowing: str, births: str, tmp_path: Path
 ) -> None:
     sites = tmp_path / "sites.json"
-    result = run("locate", knowing, births, "-o", sites, "--json")
+    result = run("locate", knowing, births, "-o", sites, "--json", *CONTRAST)
     assert result.exit_code == 0, result.stderr
     found = Sites.model_validate_json(sites.read_text())
     assert Sites.model_validate(json.loads(result.stdout)) == found
@@ -38,7 +40,7 @@ def test_locate_writes_sites_that_forget_can_read(
 
 
 def test_locate_prints_what_it_found(run: Run, knowing: str, births: str, tmp_path: Path) -> None:
-    result = run("locate", knowing, births, "-o", tmp_path / "sites.json")
+    result = run("locate", knowing, births, "-o", tmp_path / "sites.json", *CONTRAST)
     assert "sites found by gradient-contrast" in result.stdout
 
 
@@ -167,7 +169,7 @@ def test_every_result_is_recognised_as_ours_by_the_next_run(
     again = (
         ("forget", knowing, births, "-o", artifact, *FAST),
         ("apply", knowing, artifact, "-o", tmp_path / "model"),
-        ("locate", knowing, births, "-o", tmp_path / "sites.json"),
+        ("locate", knowing, births, "-o", tmp_path / "sites.json", *CONTRAST),
         ("lab", "export", tmp_path / "lab"),
         audit,
     )

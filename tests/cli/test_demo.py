@@ -17,6 +17,8 @@ def small_lab(monkeypatch: pytest.MonkeyPatch, knowing: str, other: str, births:
     monkeypatch.setattr(command, "MODEL", knowing)
     monkeypatch.setattr(command, "REFERENCE", other)
     monkeypatch.setattr(command, "FORGET_SET", births)
+    # The default reads what a model knows, and this one has learned nothing.
+    monkeypatch.setattr(command, "DEFAULT_LOCATOR", "gradient-contrast")
 
 
 def judged(result: AuditResult, *verdicts: Verdict) -> AuditResult:

@@ -41,6 +41,10 @@ def test_there_are_the_locators_that_the_documents_name():
     assert locators.names() == expected.split()
 
 
+def test_fact_lookup_is_what_is_used_unless_told_otherwise(lab, small):
+    assert locate(lab, small).method == "fact-lookup"
+
+
 @pytest.mark.parametrize("method", locators.names())
 def test_it_runs_on_the_lab_and_leaves_the_model_as_it_was(lab, small, method):
     network = lab.model
