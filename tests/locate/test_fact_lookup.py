@@ -100,6 +100,13 @@ def test_the_lens_at_the_end_is_what_the_model_says(lab, few):
     assert found[:, -1].mean() > found[:, 0].mean() + 5
 
 
+def test_answers_that_all_begin_alike_say_nothing_by_the_lens(lab):
+    whole = ForgetSet.read("lab:one-person")
+    facts = [read_fact(lab, r) for r in whole.retain if r.relation == "phone"][:4]
+    states = streams(lab, facts, [(len(fact.prompt_ids) - 1,) for fact in facts])[:, 0]
+    assert not lens_contrast(lab, states, facts).any()
+
+
 def test_answers_that_too_few_subjects_share_are_left_out(lab, few):
     facts = facts_of(lab, few)
     found = shared_answers(facts, folds=4)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unlearn.errors import ConfigError
+from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.locate import locate
 from unlearn.locate.selection import choose
 from unlearn.locate.sites import Candidate
@@ -60,3 +60,10 @@ def test_the_share_that_was_chosen_makes_a_control_of_the_same_size(model, forge
     share = sites.settings["share_of_parameters"]
     control = locate(model, forget_set, method="random", settings={"top": str(share)})
     assert control.settings["share_of_parameters"] == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize("top", [0.3, "modules:1", "layers:1"])
+def test_where_nothing_has_a_score_nothing_is_chosen_and_it_is_said(top):
+    among, _ = scored(*FIVE)
+    with pytest.raises(UnsupportedError, match="no module of the blocks stands out"):
+        choose(among, {}, top)

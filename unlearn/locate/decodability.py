@@ -74,13 +74,10 @@ def shared_answers(facts: Sequence[Fact], folds: int) -> dict[str, list[Fact]]:
     A probe cannot be tested on an answer that only one subject has, such as a telephone number;
     relations with fewer than two answers left are left out.
     """
-    by_relation: defaultdict[str, dict[str, Fact]] = defaultdict(dict)
-    for fact in facts:
-        by_relation[fact.record.relation].setdefault(fact.record.subject, fact)
     found = {}
-    for relation, of in by_relation.items():
-        counts = Counter(fact.record.answer for fact in of.values())
-        kept = [fact for fact in of.values() if counts[fact.record.answer] >= folds]
+    for relation, of in _one_a_subject(facts).items():
+        counts = Counter(fact.record.answer for fact in of)
+        kept = [fact for fact in of if counts[fact.record.answer] >= folds]
         if len({fact.record.answer for fact in kept}) >= 2:
             found[relation] = kept
     return found
@@ -91,14 +88,19 @@ def differing_answers(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
 
     That is enough for the lens, which is trained on nothing.
     """
+    return {
+        relation: of
+        for relation, of in _one_a_subject(facts).items()
+        if len({fact.answer_ids[0] for fact in of}) >= 2
+    }
+
+
+def _one_a_subject(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
+    """Relation to the first fact of each subject."""
     by_relation: defaultdict[str, dict[str, Fact]] = defaultdict(dict)
     for fact in facts:
         by_relation[fact.record.relation].setdefault(fact.record.subject, fact)
-    return {
-        relation: [*of.values()]
-        for relation, of in by_relation.items()
-        if len({fact.answer_ids[0] for fact in of.values()}) >= 2
-    }
+    return {relation: [*of.values()] for relation, of in by_relation.items()}
 
 
 def streams(
@@ -192,7 +194,7 @@ def lens_contrast(
     """The logit lens (nostalgebraist 2020) of each fact's own answer against the others' answers.
 
     In nats, (fact, depth): log-probability of the first token of its own answer, minus the mean
-    over the first tokens of the other facts' answers that differ from it.
+    over the first tokens of the other facts' answers that differ from it; 0 where none does.
     """
     anatomy, dtype = model.anatomy, model.dtype
     assert anatomy.final_norm is not None
@@ -201,6 +203,8 @@ def lens_contrast(
     firsts = np.array([fact.answer_ids[0] for fact in facts])
     tokens, which = np.unique(firsts, return_inverse=True)
     found = np.zeros(states.shape[:2])
+    if len(tokens) < 2:
+        return found
     with torch.no_grad():
         for depth in range(states.shape[1]):
             state = torch.from_numpy(states[:, depth]).to(model.device, dtype)
@@ -208,6 +212,6 @@ def lens_contrast(
             logprobs = logits.log_softmax(-1)[:, torch.from_numpy(tokens).to(logits.device)]
             table = logprobs.double().cpu().numpy()  # (fact, first token)
             own = table[np.arange(len(facts)), which]
-            others = (table.sum(1) - own) / max(1, len(tokens) - 1)
+            others = (table.sum(1) - own) / (len(tokens) - 1)
             found[:, depth] = own - others
     return found

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from unlearn.errors import ConfigError
+from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.locate.sites import Candidate, n_parameters
 
 UNITS = ("layers", "modules")
@@ -45,9 +45,14 @@ def choose(
         top: as ``Top``. A layer scores the mean over its scored modules, weighted by size.
 
     Raises:
+        UnsupportedError: nothing has a score.
         ConfigError: more layers or modules than have a score.
     """
     able = [candidate for candidate in among if candidate.name in scores]
+    if not able:
+        raise UnsupportedError(
+            "no module of the blocks stands out, so none can be chosen; use the locator 'all'"
+        )
     ranked = sorted(able, key=lambda candidate: -scores[candidate.name])
     if isinstance(top, str):
         unit, _, count = top.partition(":")

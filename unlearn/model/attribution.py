@@ -20,6 +20,7 @@ from unlearn.model.anatomy import Anatomy
 from unlearn.model.corruption import Pair
 from unlearn.model.forward import accepts, differentiable, forward_only
 from unlearn.model.hooks import first, replace_first
+from unlearn.model.restart import split_call
 from unlearn.model.runs import Part, Run, edited, recorded
 from unlearn.model.sweep import Cell, Decoder, Readout
 from unlearn.model.tracing import Traced, Tracer
@@ -168,7 +169,7 @@ def _shifted(decoder: Decoder, parts: set[Part]) -> Iterator[Run]:
 
     def entering(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            shape[layer] = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)).shape
+            shape[layer] = split_call(args, kwargs)[0].shape
 
         return hook
 
