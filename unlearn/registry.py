@@ -115,4 +115,4 @@ def _known(name: str, names: Iterable[str]) -> str:
 
 strategies: Registry[Any] = Registry("strategy", "unlearn.strategies", "unlearn.strategies")
 locators: Registry[Any] = Registry("locator", "unlearn.locate", "unlearn.locators")
-probes: Registry[Any] = Registry("probe", "unlearn.audit", "unlearn.probes")
+probes: Registry[Any] = Registry("probe", "unlearn.probes", "unlearn.probes")

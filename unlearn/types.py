@@ -15,6 +15,11 @@ SPLITS: tuple[Split, ...] = ("forget", "retain", "neighbors", "holdout")
 """What must go; what may be trained on to hold the rest; what is close by and only measured; what
 no model was ever trained on."""
 
+Measured = Literal["forget", "retain", "neighbors", "holdout", "general"]
+
+MEASURED: tuple[Measured, ...] = (*SPLITS, "general")
+"""What an audit measures: the splits of a forget set, and text that has nothing to do with it."""
+
 Role = Literal["original", "unlearned", "reference"]
 
 Tokens = Literal["subject", "answer", "fact"]
@@ -155,19 +160,30 @@ class Finding(Noun):
     """One figure of one probe on one split, for each model that was measured."""
 
     key: str
-    """``metric/split``, for example ``extraction_strength/forget``."""
+    """``metric/split``, for example ``extraction_strength/forget``, and ``@condition`` if any."""
     probe: str
     metric: str
-    split: Split
+    split: Measured
+    condition: str = ""
+    """The precision the models were brought to before measuring, for example ``int4``; empty for
+    the models as they are."""
     title: str
     """The figure in plain words."""
     property: Literal["accuracy", "generality", "portability", "locality", "efficiency"]
     unit: str = ""
     more_knowledge: Literal["higher", "lower"] = "higher"
     """Which way the figure moves when the model knows more."""
+    summary: Literal["mean", "auc", "tpr"] = "mean"
+    """What the figure is of its records: their mean; the area under the ROC curve against
+    ``contrast``; or the share above all but 1 % of the contrast."""
     models: Mapping[Role, Estimate]
     records: Mapping[Role, Mapping[str, float]] = {}
     """Role to record id to that record's value."""
+    contrast: Mapping[Role, Mapping[str, float]] = {}
+    """Role to holdout record id to value, where the figure sets the records against these."""
+    axis: str = ""
+    """What ``curves`` run along, for example ``layer``; empty where there are none."""
+    curves: Mapping[Role, tuple[tuple[float, float], ...]] = {}
 
 
 class Claim(Noun):
@@ -198,9 +214,9 @@ class AuditedSet(Noun):
 
     name: str
     digest: str
-    records: Mapping[Split, int]
+    records: Mapping[Measured, int]
     """How many records of each split were measured."""
-    subjects: Mapping[Split, int]
+    subjects: Mapping[Measured, int]
 
 
 class Example(Noun):

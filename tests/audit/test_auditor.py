@@ -9,8 +9,8 @@ import pytest
 
 from unlearn import registry
 from unlearn.audit import audit
-from unlearn.audit.probe import Measurement, Probe, record_means, trained_statements
 from unlearn.errors import ConfigError, NumericalError, UnknownNameError, UnsupportedError
+from unlearn.probes.probe import LikelihoodProbe, Measurement, record_means, trained_statements
 from unlearn.types import AuditResult
 
 NEVER_PRINTED = ("deleted", "anonymous", "compliant", "certified")
@@ -200,15 +200,15 @@ def test_a_probe_of_another_package_joins_with_one_line(make_set, full, referenc
     monkeypatch.setattr(registry.probes, "_classes", dict(registry.probes._classes))
 
     @registry.probes.register("answer-length")
-    class AnswerLength(Probe):
+    class AnswerLength(LikelihoodProbe):
         summary, cost = "tokens of an answer", "nothing"
-        honours, tiers = frozenset({"logprobs"}), frozenset({"smoke"})
+        honours, tier = frozenset({"logprobs"}), "smoke"
         property = "efficiency"
 
         def statements(self, material):
             return trained_statements(material, "forget")
 
-        def measure(self, scores):
+        def measure(self, scores, material):
             found = record_means(scores, lambda s: len(s.ids))
             return [
                 Measurement("answer_length", split, "Length", values, bounds=(0, np.inf))

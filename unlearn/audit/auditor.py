@@ -5,21 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 
 import unlearn
 from unlearn import registry
-from unlearn.audit.figures import fact_of, findings_of
+from unlearn.audit.figures import findings_of
 from unlearn.audit.limits import limits_of
-from unlearn.audit.probe import Key, Material, Measurement, Probe, content
 from unlearn.audit.verdicts import Case, judge, label_of
 from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model import scoring
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores
+from unlearn.probes.probe import (
+    Key,
+    LikelihoodProbe,
+    Material,
+    Measurement,
+    Tier,
+    content,
+    fact_of,
+)
 from unlearn.types import (
     SPLITS,
     AuditedModel,
@@ -27,13 +35,13 @@ from unlearn.types import (
     AuditResult,
     Example,
     Finding,
+    Measured,
     Record,
     Role,
     Split,
     Statement,
 )
 
-Tier = Literal["smoke", "standard", "deep"]
 Progress = Callable[[str, float], None]
 Text = tuple[str, str]
 
@@ -113,10 +121,10 @@ def audit(
     )
 
 
-def _choose(tier: str, names: Sequence[str] | None) -> dict[str, Probe]:
+def _choose(tier: str, names: Sequence[str] | None) -> dict[str, LikelihoodProbe]:
     """The tier's probes by name, or those of them that were asked for."""
     known = {name: registry.probes.get(name) for name in registry.probes.names()}
-    offered = sorted({tier for probe in known.values() for tier in probe.tiers})
+    offered = sorted({probe.tier for probe in known.values()})
     if tier not in offered:
         raise UnsupportedError(
             f"the tier {tier!r} is not offered yet: no probe belongs to it. "
@@ -125,10 +133,10 @@ def _choose(tier: str, names: Sequence[str] | None) -> dict[str, Probe]:
     if names is not None and not names:
         raise ConfigError("probes is empty; name at least one, or leave it out to run them all")
     wanted = known if names is None else {name: registry.probes.get(name) for name in names}
-    strange = [name for name, probe in wanted.items() if tier not in probe.tiers]
+    strange = [name for name, probe in wanted.items() if tier != probe.tier]
     if names is not None and strange:
         raise UnsupportedError(f"the probe {strange[0]!r} is not part of the tier {tier!r}")
-    return {name: probe() for name, probe in sorted(wanted.items()) if tier in probe.tiers}
+    return {name: probe() for name, probe in sorted(wanted.items()) if tier == probe.tier}
 
 
 def _cap(tier: str, max_records: int | None) -> int | None:
@@ -139,7 +147,7 @@ def _cap(tier: str, max_records: int | None) -> int | None:
 
 def _material(forget_set: ForgetSet, cap: int | None, seed: int) -> Material:
     """The records to measure; the forget split is never cut."""
-    material: dict[Split, tuple[Record, ...]] = {"forget": forget_set.forget}
+    material: dict[Measured, tuple[Record, ...]] = {"forget": forget_set.forget}
     for split in SPLITS[1:]:
         records = forget_set.split(split)
         if records:
@@ -159,7 +167,7 @@ def _by_role(
 
 
 def _measure(
-    probes: Mapping[str, Probe],
+    probes: Mapping[str, LikelihoodProbe],
     models: Mapping[Role, LanguageModel],
     material: Material,
     seed: int,
@@ -176,7 +184,8 @@ def _measure(
     findings: list[Finding] = []
     for name, probe in probes.items():
         measured: dict[Role, list[Measurement]] = {
-            role: probe.measure(_share(asked[name], scores)) for role, scores in scored.items()
+            role: probe.measure(_share(asked[name], scores), material)
+            for role, scores in scored.items()
         }
         findings += findings_of(probe, measured, material, seed)
     return findings

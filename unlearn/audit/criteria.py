@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearn.audit.statistics import UNBOUNDED, Bounds, Interval
+from unlearn.statistics.clusters import UNBOUNDED, Bounds, Interval
 from unlearn.types import Finding, Role, Split
 
 MIN_SUBJECTS = 5

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from unlearn.audit.probe import Material, Measurement, Probe
-from unlearn.audit.statistics import Sample, mean_interval
 from unlearn.errors import NumericalError
-from unlearn.types import SPLITS, Estimate, Finding, Record, Role
+from unlearn.probes.probe import Material, Measurement, Probe, fact_of
+from unlearn.statistics.clusters import Sample, mean_interval
+from unlearn.types import MEASURED, Estimate, Finding, Record, Role
 
 Fact = tuple[str, str]
 
@@ -21,11 +21,6 @@ class Clusters(NamedTuple):
 
     kind: Literal["subjects", "facts", "records"]
     labels: list[str] | list[Fact]
-
-
-def fact_of(record: Record) -> Fact:
-    """What a record says something about: a subject and a relation."""
-    return record.subject, record.relation
 
 
 def clusters_of(records: Sequence[Record]) -> Clusters:
@@ -58,7 +53,7 @@ def findings_of(
         if len(first.values) < 2 and not np.isfinite(first.bounds[1]):
             continue
         found.append(_finding(probe, by_role, material[first.split], seed))
-    return sorted(found, key=lambda finding: SPLITS.index(finding.split))
+    return sorted(found, key=lambda finding: MEASURED.index(finding.split))
 
 
 def _finding(

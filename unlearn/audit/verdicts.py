@@ -29,9 +29,9 @@ from unlearn.audit.criteria import (
     Criterion,
     Scale,
 )
-from unlearn.audit.figures import clusters_of, fact_of, seed_of
-from unlearn.audit.probe import Material
-from unlearn.audit.statistics import (
+from unlearn.audit.figures import clusters_of, seed_of
+from unlearn.probes.probe import Material, fact_of
+from unlearn.statistics.clusters import (
     ZERO_SPREAD,
     Interval,
     Sample,

@@ -15,8 +15,8 @@ from unlearn.types import (
     Claim,
     Example,
     Finding,
+    Measured,
     Role,
-    Split,
     Verdict,
 )
 
@@ -234,7 +234,7 @@ def _groups(result: AuditResult) -> tuple[Group, ...]:
     )
 
 
-def _row(place: int, finding: Finding, axis: Axis, subjects: Mapping[Split, int]) -> Row:
+def _row(place: int, finding: Finding, axis: Axis, subjects: Mapping[Measured, int]) -> Row:
     groups = min((one.clusters for one in finding.models.values()), default=wording.FEW_SUBJECTS)
     n_subjects = subjects.get(finding.split, groups)
     return Row(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from unlearn.types import AuditResult, Claim, Estimate, Role, Split, Verdict
+from unlearn.types import AuditResult, Claim, Estimate, Measured, Role, Verdict
 
 NOT_MEASURED = "not measured"
 NOT_COMPUTED = "could not be computed"
@@ -25,11 +25,12 @@ ROLES: dict[Role, tuple[str, str]] = {
     "unlearned": ("Unlearned", "after forgetting"),
     "reference": ("Reference", "never trained on the records to forget"),
 }
-SPLITS: dict[Split, tuple[str, str]] = {
+SPLITS: dict[Measured, tuple[str, str]] = {
     "forget": ("Records to forget", "what must go"),
     "retain": ("Retained records", "what the model should keep; forgetting may train on them"),
     "neighbors": ("Neighbouring records", "close to the forgotten ones; only ever measured"),
     "holdout": ("Never-seen records", "no model here was trained on them"),
+    "general": ("General text", "has nothing to do with the records"),
 }
 PROPERTIES: dict[str, tuple[str, str]] = {
     "accuracy": ("The records themselves", "Asked for directly, does the knowledge still show?"),

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from unlearn.audit import statistics
-from unlearn.audit.statistics import (
+from unlearn.errors import NumericalError
+from unlearn.statistics import clusters
+from unlearn.statistics.clusters import (
     Interval,
     Sample,
     Units,
@@ -28,7 +29,6 @@ from unlearn.audit.statistics import (
     sign_flip,
     spread_between,
 )
-from unlearn.errors import NumericalError
 
 SHARE = (0.0, 1.0)
 
@@ -86,7 +86,7 @@ def test_the_bootstrap_resamples_whole_clusters():
 def test_the_bootstrap_does_not_depend_on_how_many_draws_are_held_at_once(monkeypatch):
     sample = clustered(np.random.default_rng(5), m=31, k=2, icc=0.2)
     at_once = cluster_bootstrap(sample, seed=6)
-    monkeypatch.setattr(statistics, "CHUNK", 100)
+    monkeypatch.setattr(clusters, "CHUNK", 100)
     assert cluster_bootstrap(sample, seed=6) == at_once
     assert cluster_bootstrap(sample, seed=7) != at_once
 
@@ -188,10 +188,10 @@ def test_eight_facts_that_all_point_one_way_give_one_in_256():
 def test_sampled_signs_agree_with_all_of_them(monkeypatch):
     sample = clustered(np.random.default_rng(10), m=11, k=3, icc=0.2, mean=0.3)
     exact = sign_flip(sample)
-    monkeypatch.setattr(statistics, "EXACT_CLUSTERS", 0)
+    monkeypatch.setattr(clusters, "EXACT_CLUSTERS", 0)
     sampled = sign_flip(sample, seed=1, draws=40_000)
     assert sampled == pytest.approx(exact, abs=0.01)
-    monkeypatch.setattr(statistics, "CHUNK", 50)
+    monkeypatch.setattr(clusters, "CHUNK", 50)
     assert sign_flip(sample, seed=1, draws=40_000) == sampled
 
 
@@ -241,7 +241,7 @@ def test_the_clusters_a_bound_needs_are_the_fewest_that_give_it() -> None:
         m = need(figures, limit, k)
         sample = Sample(figures, range(len(figures)))
         high, before = (
-            statistics.bounded_interval(sample, Units(k * n, n), 0.9, signed=True).high
+            clusters.bounded_interval(sample, Units(k * n, n), 0.9, signed=True).high
             for n in (m, m - 1)
         )
         assert high < limit <= before
@@ -346,7 +346,7 @@ def test_an_interval_holds_its_mean_stays_in_bounds_and_ignores_order_of_records
     found = mean_interval(Sample(figures, labels), bounds=SHARE)
     assert 0.0 <= found.low <= found.value + 1e-9
     assert found.value - 1e-9 <= found.high <= 1.0
-    if len(set(labels)) < statistics.MANY_CLUSTERS:
+    if len(set(labels)) < clusters.MANY_CLUSTERS:
         random.shuffle(rows)
         shuffled = mean_interval(Sample([r[0] for r in rows], [r[1] for r in rows]), bounds=SHARE)
         assert shuffled == pytest.approx(found, abs=1e-6)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearn.audit.probe import (
+from unlearn.model.scoring import TokenScores
+from unlearn.probes.probe import (
     LOSS,
     Key,
+    LikelihoodProbe,
     Material,
     Measurement,
-    Probe,
     record_means,
     trained_statements,
 )
-from unlearn.model.scoring import TokenScores
 from unlearn.registry import probes
 from unlearn.types import Statement
 
 
 @probes.register("probability")
-class Probability(Probe):
+class Probability(LikelihoodProbe):
     """How probable the model finds the answers: exp(-mean loss per answer token).
 
     Range 0 to 1; higher when the model knows more. A model that never saw an answer still finds
@@ -30,14 +30,14 @@ class Probability(Probe):
     summary = "how probable the model finds the answers to forget, length-normalised"
     honours = frozenset({"logprobs"})
     cost = "one forward pass for each forget record, shared with other probes"
-    tiers = frozenset({"smoke"})
+    tier = "smoke"
     property = "accuracy"
 
     def statements(self, material: Material) -> dict[Key, Statement]:
         """The forget records as they were trained."""
         return trained_statements(material, "forget")
 
-    def measure(self, scores: Mapping[Key, TokenScores]) -> list[Measurement]:
+    def measure(self, scores: Mapping[Key, TokenScores], material: Material) -> list[Measurement]:
         """``probability/forget`` and ``nll_per_token/forget``."""
         title = "Probability of the answers to forget"
         probable = record_means(scores, lambda s: s.probability)
@@ -60,7 +60,7 @@ class Probability(Probe):
 
 
 @probes.register("exact-memorisation")
-class ExactMemorisation(Probe):
+class ExactMemorisation(LikelihoodProbe):
     """The share of answer tokens that are the model's first choice, given the true text before.
 
     Range 0 to 1; higher when the model knows more (Tirumala et al. 2022). High even for a model
@@ -70,14 +70,14 @@ class ExactMemorisation(Probe):
     summary = "the share of answer tokens that are the model's first choice"
     honours = frozenset({"logprobs"})
     cost = "one forward pass for each forget record, shared with other probes"
-    tiers = frozenset({"smoke"})
+    tier = "smoke"
     property = "accuracy"
 
     def statements(self, material: Material) -> dict[Key, Statement]:
         """The forget records as they were trained."""
         return trained_statements(material, "forget")
 
-    def measure(self, scores: Mapping[Key, TokenScores]) -> list[Measurement]:
+    def measure(self, scores: Mapping[Key, TokenScores], material: Material) -> list[Measurement]:
         """``exact_memorisation/forget``."""
         title = "Exact memorisation of the answers to forget"
         found = record_means(scores, lambda s: s.exact_memorisation)
@@ -88,7 +88,7 @@ class ExactMemorisation(Probe):
 
 
 @probes.register("extraction-strength")
-class ExtractionStrength(Probe):
+class ExtractionStrength(LikelihoodProbe):
     """How little of an answer has to be given before the model completes the rest: 1 - k / T.
 
     k is the smallest number of the T answer tokens after which every later token is the model's
@@ -99,14 +99,14 @@ class ExtractionStrength(Probe):
     summary = "how little of an answer has to be given before the model completes it"
     honours = frozenset({"logprobs"})
     cost = "one forward pass for each forget record, shared with other probes"
-    tiers = frozenset({"smoke"})
+    tier = "smoke"
     property = "accuracy"
 
     def statements(self, material: Material) -> dict[Key, Statement]:
         """The forget records as they were trained."""
         return trained_statements(material, "forget")
 
-    def measure(self, scores: Mapping[Key, TokenScores]) -> list[Measurement]:
+    def measure(self, scores: Mapping[Key, TokenScores], material: Material) -> list[Measurement]:
         """``extraction_strength/forget``."""
         title = "Extraction strength of the answers to forget"
         found = record_means(scores, lambda s: s.extraction_strength)

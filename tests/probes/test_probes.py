@@ -7,7 +7,7 @@ import math
 import pytest
 
 from unlearn import registry
-from unlearn.audit.probe import Key
+from unlearn.probes.probe import Key
 from unlearn.types import Record, Statement
 
 SMOKE = (
@@ -33,7 +33,7 @@ def record(id_, relation="town", **fields):
 
 
 def figures(name, scored):
-    return {(m.metric, m.split): dict(m.values) for m in probe(name).measure(scored)}
+    return {(m.metric, m.split): dict(m.values) for m in probe(name).measure(scored, {})}
 
 
 def test_every_probe_says_what_it_is():
@@ -44,7 +44,7 @@ def test_every_probe_says_what_it_is():
         assert kind.summary
         assert kind.cost
         assert kind.honours == {"logprobs"}
-        assert "smoke" in kind.tiers
+        assert kind.tier == "smoke"
 
 
 def test_verbatim_figures_have_their_closed_forms(scores):
@@ -110,7 +110,7 @@ def test_separators_survive_in_held_out_prompts():
 def test_records_that_carry_nothing_of_a_kind_ask_for_nothing():
     for name in ("held-out-answers", "implied-answers", "translated-answers"):
         assert probe(name).statements({"forget": (record("r1"),)}) == {}
-        assert probe(name).measure({}) == []
+        assert probe(name).measure({}, {}) == []
 
 
 def test_locality_is_measured_on_every_split_but_forget(scores):
@@ -121,7 +121,7 @@ def test_locality_is_measured_on_every_split_but_forget(scores):
     assert figures("kept-answers", scored)[("answers", "retain")] == {"retain": 1.0}
     loss = figures("perplexity", scored)[("nll_per_token", "holdout")]
     assert loss == pytest.approx({"holdout": math.log(2)})
-    assert all(m.more_knowledge == "lower" for m in probe("perplexity").measure(scored))
+    assert all(m.more_knowledge == "lower" for m in probe("perplexity").measure(scored, material))
 
 
 def test_an_absent_split_is_no_error():

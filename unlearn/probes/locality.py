@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from unlearn.audit.probe import (
+from unlearn.model.scoring import TokenScores
+from unlearn.probes.probe import (
     LOSS,
     Key,
+    LikelihoodProbe,
     Material,
     Measurement,
-    Probe,
     record_means,
     trained_statements,
 )
-from unlearn.model.scoring import TokenScores
 from unlearn.registry import probes
-from unlearn.types import Split, Statement
+from unlearn.types import Measured, Statement
 
-KEPT: Mapping[Split, str] = {
+KEPT: Mapping[Measured, str] = {
     "retain": "retained records",
     "neighbors": "neighbouring records",
     "holdout": "records no model was trained on",
+    "general": "general text",
 }
 
 
 @probes.register("kept-answers")
-class KeptAnswers(Probe):
+class KeptAnswers(LikelihoodProbe):
     """The share of records outside the forget split that the model answers.
 
     Range 0 to 1; higher when the model knows more. On ``holdout`` it is the rate of lucky guesses.
@@ -34,14 +35,14 @@ class KeptAnswers(Probe):
     summary = "whether records that are not to be forgotten are still answered"
     honours = frozenset({"logprobs"})
     cost = "one forward pass for each retain, neighbors and holdout record"
-    tiers = frozenset({"smoke"})
+    tier = "smoke"
     property = "locality"
 
     def statements(self, material: Material) -> dict[Key, Statement]:
         """The records of every split but forget."""
         return trained_statements(material, *KEPT)
 
-    def measure(self, scores: Mapping[Key, TokenScores]) -> list[Measurement]:
+    def measure(self, scores: Mapping[Key, TokenScores], material: Material) -> list[Measurement]:
         """``answers/retain``, ``answers/neighbors`` and ``answers/holdout``."""
         found = record_means(scores, lambda s: s.correct)
         return [
@@ -51,7 +52,7 @@ class KeptAnswers(Probe):
 
 
 @probes.register("perplexity")
-class Perplexity(Probe):
+class Perplexity(LikelihoodProbe):
     """Loss per answer token, averaged over records; its exponential is the perplexity.
 
     In nats, from 0 up; lower when the model knows more. It is the perplexity of the answers only:
@@ -63,14 +64,14 @@ class Perplexity(Probe):
     cost = (
         "one forward pass for each retain, neighbors and holdout record, shared with other probes"
     )
-    tiers = frozenset({"smoke"})
+    tier = "smoke"
     property = "locality"
 
     def statements(self, material: Material) -> dict[Key, Statement]:
         """The records of every split but forget."""
         return trained_statements(material, *KEPT)
 
-    def measure(self, scores: Mapping[Key, TokenScores]) -> list[Measurement]:
+    def measure(self, scores: Mapping[Key, TokenScores], material: Material) -> list[Measurement]:
         """``nll_per_token/retain``, ``nll_per_token/neighbors`` and ``nll_per_token/holdout``."""
         found = record_means(scores, lambda s: s.nll_per_token)
         return [
