@@ -24,6 +24,9 @@ from unlearn.types import Measured, Record, Statement
 
 MAX_DECOYS = 32
 
+ENOUGH_UNSEEN = 8
+"""Holdout answers from which on decoys are taken from these alone."""
+
 Fact = tuple[str, str]
 
 
@@ -115,13 +118,14 @@ class DecoyRank(LikelihoodProbe):
     record. ``decoy_rank``: the share of decoys that are less probable, ties half. Range 0 to 1;
     higher when the model knows more; 0.5 on average for a model that never saw the fact, which is
     why this needs no reference. ``exposure``: log2(candidates) - log2(rank), ties between, the
-    answer being one of the candidates; in bits from 0 up, about 1.4 on average for a model that
-    never saw the fact, and the most where the answer is first (Carlini et al. 2019, arXiv
-    1802.08232).
+    answer being one of the candidates (Carlini et al. 2019, arXiv 1802.08232). In bits; higher when
+    the model knows more; from 0, where the answer is last, to 5.0 with 32 decoys, where it is
+    first; 1.3 on average for a model that never saw the fact.
 
-    Decoys: see ``decoys_of``. The 0.5 holds where answer and decoys are exchangeable. It fails
-    low where decoys were trained on and the answer was not, and high where the answer is a more
-    common one than the decoys: a reference model, where there is one, shows by how much.
+    Decoys: see ``decoys_of``. The 0.5 holds where answer and decoys are exchangeable, as they are
+    with enough holdout answers. It fails low where decoys were trained on and the answer was not
+    (0.4 in place of 0.5 on the lab), and high where the answer is a more common one than the
+    decoys: a reference model, where there is one, shows by how much.
     """
 
     summary = "where the answers to forget rank among answers that could as well be true"
@@ -189,26 +193,35 @@ def decoy_scores(scores: Mapping[Key, TokenScores]) -> dict[str, DecoyScores]:
 
 
 def decoys_of(material: Material) -> dict[Fact, tuple[str, ...]]:
-    """For each forget fact, at most 32 answers of the same relation that are not its own.
+    """For each forget fact, at most 32 different answers of its relation that are not its own.
 
-    From the ``alternatives`` of the fact's records and the answers of all other records of the
-    relation, in any split, each once. Which 32 is decided by a digest of fact and answer, so it
-    hangs neither on a seed nor on the order of records. Empty where there are none.
+    The answers of holdout records where there are eight or more, for a model that never saw the
+    fact saw neither these nor the true one. Else those of all other records and the
+    ``alternatives`` of the fact's records too, many of which were trained on. Which 32 is decided
+    by a digest of fact and answer, so it hangs neither on a seed nor on the order of records.
+    Empty where there are none.
     """
     own: dict[Fact, set[str]] = {}
-    pool: dict[Fact, set[str]] = {}
-    of_relation: dict[str, set[str]] = {}
-    for records in material.values():
-        for record in records:
-            of_relation.setdefault(record.relation, set()).add(record.answer)
+    wrong: dict[Fact, set[str]] = {}
     for record in material.get("forget", ()):
-        fact = fact_of(record)
-        own.setdefault(fact, set()).add(record.answer)
-        pool.setdefault(fact, set()).update(record.alternatives)
-    return {
-        fact: _drawn(fact, (pool[fact] | of_relation[fact[1]]) - answers)
-        for fact, answers in own.items()
-    }
+        own.setdefault(fact_of(record), set()).add(record.answer)
+        wrong.setdefault(fact_of(record), set()).update(record.alternatives)
+    unseen = _answers_by_relation(material.get("holdout", ()))
+    known = _answers_by_relation(r for records in material.values() for r in records)
+    found: dict[Fact, tuple[str, ...]] = {}
+    for fact, answers in own.items():
+        pool = unseen.get(fact[1], set()) - answers
+        if len(pool) < ENOUGH_UNSEEN:
+            pool = (known[fact[1]] | wrong[fact]) - answers
+        found[fact] = _drawn(fact, pool)
+    return found
+
+
+def _answers_by_relation(records: Iterable[Record]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for record in records:
+        found.setdefault(record.relation, set()).add(record.answer)
+    return found
 
 
 def _drawn(fact: Fact, answers: Iterable[str]) -> tuple[str, ...]:

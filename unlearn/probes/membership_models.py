@@ -34,8 +34,9 @@ class ReferenceAttack(ModelProbe):
 
     Carlini et al. 2021 (arXiv 2012.07805), section 5.2, with a model of the same kind that never
     saw the records: what makes an answer easy for any model cancels. The reference itself scores 0
-    everywhere, an AUC of 0.5. The strongest attack here where the reference differs from the model
-    in nothing but the records; fails where it was trained otherwise, for any difference shows.
+    everywhere, an AUC of 0.5. Fails where answers differ in how much there is to be gained: a name
+    that is hard to guess gains more than a common word, and on the lab that tells members less well
+    than the loss alone; and where the reference was trained otherwise, for any difference shows.
     """
 
     summary = "whether the model finds the answers to forget likelier than the reference does"
@@ -47,7 +48,7 @@ class ReferenceAttack(ModelProbe):
     requires = frozenset({"blind-baseline"})
 
     def measure(self, bench: Bench) -> dict[Role, list[Measurement]]:
-        """``membership_reference/forget`` and ``membership_reference_tpr/forget``."""
+        """``membership_reference/forget``; nothing without a reference."""
         if "reference" not in bench.models:
             return {}
         asked = trained_statements(bench.material, "forget", "holdout")
@@ -59,7 +60,7 @@ class ReferenceAttack(ModelProbe):
             scored = known if is_reference else score(lm, statements, progress=bench.progress)
             gains = _gains(known, scored, roles[0])
             figures = membership_figures(
-                "reference", "loss against the reference", _by_split(asked, gains), tpr=True
+                "reference", "loss against the reference", _by_split(asked, gains)
             )
             found |= dict.fromkeys(roles, figures)
         return _ordered(bench, found)
@@ -84,13 +85,13 @@ class GradientNormAttack(ModelProbe):
     requires = frozenset({"blind-baseline"})
 
     def measure(self, bench: Bench) -> dict[Role, list[Measurement]]:
-        """``membership_gradient_norm/forget``."""
+        """``membership_gradient_norm/forget`` and ``membership_gradient_norm_tpr/forget``."""
         asked = trained_statements(bench.material, "forget", "holdout")
         found: dict[Role, list[Measurement]] = {}
         for lm, roles in bench.by_digest().values():
             norms = gradient_norms(lm, list(asked.values()), progress=bench.progress)
             figures = membership_figures(
-                "gradient_norm", "gradient norm", _by_split(asked, [-norm for norm in norms])
+                "gradient_norm", "gradient norm", _by_split(asked, [-n for n in norms]), tpr=True
             )
             found |= dict.fromkeys(roles, figures)
         return _ordered(bench, found)
