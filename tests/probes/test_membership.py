@@ -211,6 +211,15 @@ def test_a_recall_prefix_is_short_and_of_different_subjects():
     assert len(prefix_text(only_long)) <= PREFIX_CHARACTERS
 
 
+def test_no_record_of_a_subject_in_the_recall_prefix_is_in_the_contrast():
+    again = (record("h9", "Bo Ostrow0", answer="Upper Tarn"),)
+    records = material()
+    records["holdout"] += again
+    asked = probe("membership-recall").statements(records)
+    assert "Bo Ostrow0" in asked[Key("forget", "f0", 1)].prompt
+    assert {key.record_id for key in asked if key.split == "holdout"} == {"h2", "h3"}
+
+
 def test_recall_measures_nothing_where_holdout_has_one_subject():
     records = material() | {"holdout": (record("h1", "Bo Ostrow"), record("h2", "Bo Ostrow"))}
     assert probe("membership-recall").statements(records) == {}
