@@ -23,14 +23,15 @@ RANKS = {
     "locate": 2,
     "strategies": 2,
     "probes": 2,
-    "audit": 3,
-    "report": 4,
-    "deletion": 4,
-    "lab": 5,
-    "bench": 5,
-    "cli": 6,
+    "verdicts": 3,
+    "audit": 4,
+    "report": 5,
+    "deletion": 5,
+    "lab": 6,
+    "bench": 6,
+    "cli": 7,
 }
-TOP = 7
+TOP = 8
 """``unlearn/__init__.py`` and ``__main__.py``: they may import everything, and hold no work."""
 
 APART = {"audit": {"locate", "strategies"}}

@@ -206,7 +206,8 @@ class AuditedModel(Noun):
     source: str
     digest: str
     dtype: str
-    parameters: int
+    parameters: int | None
+    """None where a model is only served."""
 
 
 class AuditedSet(Noun):
@@ -229,6 +230,33 @@ class Example(Noun):
     outputs: Mapping[Role, str]
 
 
+class Calibration(Noun):
+    """How far figures of models that never saw the records differ, from training seed to seed."""
+
+    forget_set_digest: str
+    tier: Literal["smoke", "standard", "deep"]
+    references: tuple[str, ...]
+    """Digests of the never-trained models."""
+    pairs: int
+    """How many pairs of them were compared."""
+    margins: Mapping[str, float]
+    """Figure (``metric/split``) to the harm that is allowed: the farthest end of the 90 % intervals
+    of the differences, at least the standing margin and at most a ceiling."""
+    capped: tuple[str, ...] = ()
+    """Figures whose differences reach beyond the ceiling: there even models that never saw the
+    records are told apart."""
+
+
+class Rung(Noun):
+    """One step of the ladder of assurance."""
+
+    id: str
+    statement: str
+    """What holds where it is reached, for a reader who is no specialist."""
+    state: Literal["reached", "not reached", "not decided", "not tested"]
+    why: str
+
+
 class AuditResult(Noun):
     """Everything an audit found; the file form is ``audit.json``."""
 
@@ -248,8 +276,14 @@ class AuditResult(Noun):
     label: Literal["suppressed", "removed", "none"]
     """``suppressed``: outputs no longer show it. ``removed`` also needs latent, relearning and
     low-precision probes. ``none``: not even suppressed, or not decided."""
+    assurance: tuple[Rung, ...] = ()
+    """How far the evidence reaches, lowest rung first."""
     limits: tuple[str, ...]
     """What this audit does not show, one sentence each."""
+    calibration: Calibration | None = None
+    """The margins from never-trained models that were used; None: the standing ones."""
+    efficiency: Mapping[str, float] = {}
+    """What forgetting cost, by name and unit, for example ``seconds``; from the artifact's log."""
     provenance: Mapping[str, str] = {}
     """How the unlearned model came to be: strategy, settings, sites."""
     examples: tuple[Example, ...] = ()

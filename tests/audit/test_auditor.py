@@ -152,10 +152,9 @@ def test_progress_rises_to_one_and_names_no_record(make_set, full, reference, fo
     }
 
 
-@pytest.mark.parametrize("tier", ["standard", "deep", "smoky"])
-def test_a_tier_without_probes_is_refused(make_set, full, tier):
-    with pytest.raises(UnsupportedError, match=f"{tier}.*not offered yet.*Offered: smoke"):
-        audit(full, make_set(), tier=tier)
+def test_an_unknown_tier_is_refused_with_the_known_ones(make_set, full):
+    with pytest.raises(ConfigError, match="no tier 'smoky'; known: smoke, standard, deep"):
+        audit(full, make_set(), tier="smoky")
     assert full.batches == []
 
 

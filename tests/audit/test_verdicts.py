@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unlearn.audit import audit
-from unlearn.audit.criteria import CRITERIA
+from unlearn.verdicts.criteria import criteria_of
 from unlearn.types import Verdict
 
-FORGOTTEN = {c.id for c in CRITERIA if c.against == "reference"}
-KEPT = {c.id for c in CRITERIA if c.against == "original"}
+FORGOTTEN = {c.id for c in criteria_of("smoke") if c.against == "reference"}
+KEPT = {c.id for c in criteria_of("smoke") if c.against == "original"}
 
 
 def verdicts(result):

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
-from unlearn.cli.console import emit, say, working
-from unlearn.cli.inputs import (
-    is_artifact,
-    naming,
-    read_artifact,
-    read_base,
-    read_forget_set,
-    read_model,
-)
+from unlearn.cli.audited import Audited, read_audited, read_subject
+from unlearn.cli.console import Progress, emit, say, working
+from unlearn.cli.inputs import naming, read_forget_set, read_model
 from unlearn.cli.summary import summary
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from unlearn.artifact import Artifact
     from unlearn.forget_set import ForgetSet
-    from unlearn.model.language_model import LanguageModel
+    from unlearn.types import AuditResult, Calibration, Record
 
-
-OWN_SET = "this forget set"
+TIERS = ("smoke", "standard", "deep")
+PRECISIONS = ("bf16", "int8", "int4")
 
 
 def _names(
@@ -39,23 +32,46 @@ def _names(
         return None
     names = tuple(name.strip() for name in value.split(",") if name.strip())
     if not names:
-        raise click.BadParameter("names no probe")
+        raise click.BadParameter(f"names no {'probe' if parameter.name == 'probes' else 'value'}")
     return names
 
 
+def _precisions(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    names = _names(context, parameter, value)
+    if names is None or names == ("none",):
+        return () if names else None
+    if strange := [name for name in names if name not in PRECISIONS]:
+        known = ", ".join(PRECISIONS)
+        raise click.BadParameter(f"{strange[0]!r} is none of {known}; none measures no copy")
+    return names
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an audit is to measure, as the command line said it."""
+
+    tier: str
+    probes: tuple[str, ...] | None
+    precisions: tuple[str, ...] | None
+    general: Path | None
+    max_records: int | None
+
+
 @click.command(
-    epilog="\b\nExample:\n"
+    epilog="\b\nExamples:\n"
     "  unlearn audit forgotten lab:one-person --reference lab:reference -o audit\n"
+    "  unlearn audit --calibrate lab:reference lab:reference-2 lab:ten-people -o margins.json\n"
 )
-@click.argument("model", metavar="MODEL|ARTIFACT")
-@click.argument("forget_set")
+@click.argument("sources", nargs=-1, required=True, metavar="MODEL|ARTIFACT|URL FORGET_SET")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help="The folder for audit.json, audit.md and audit.html.",
+    help="The folder for audit.json, audit.md and audit.html; a file with --calibrate.",
 )
 @click.option(
     "--original",
@@ -69,16 +85,48 @@ def _names(
 )
 @click.option(
     "--tier",
-    type=click.Choice(["smoke", "standard", "deep"]),
+    type=click.Choice(TIERS),
     default="smoke",
     show_default=True,
-    help="How much to measure; so far there is only smoke.",
+    help="How much to measure. smoke: likelihoods. standard: also sampling, prompts that press, "
+    "membership, low precision. deep: also relearning and hidden states.",
 )
 @click.option(
     "--probes",
     metavar="A,B",
     callback=_names,
-    help="Run only these probes; see `unlearn list probes`.",
+    help="Run only these probes and what they require; see `unlearn list probes`.",
+)
+@click.option(
+    "--precisions",
+    metavar="A,B",
+    callback=_precisions,
+    help="Measure again at these: bf16, int8, int4, or none.  [default: all from standard on]",
+)
+@click.option(
+    "--general",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Text that has nothing to do with the forget set; paragraphs with blank lines between.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Margins that --calibrate wrote. The lab brings its own.",
+)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Take all but the last argument for models that never knew, and write how far they "
+    "differ, as margins for audits of the same forget set.",
+)
+@click.option(
+    "--after",
+    multiple=True,
+    metavar="FORGET_SET",
+    help="Audit MODEL on the forget set of an earlier request too, into DIR/after; may be given "
+    "more than once. The exit code is the worst of all.",
 )
 @click.option(
     "--max-records",
@@ -101,95 +149,173 @@ def _names(
 def audit(
     options: opt.Options,
     *,
-    model: str,
-    forget_set: str,
+    sources: tuple[str, ...],
     output: Path,
     original: str | None,
     reference: str | None,
-    tier: str,
-    probes: tuple[str, ...] | None,
-    max_records: int | None,
+    calibration: Path | None,
+    calibrate: bool,
+    after: tuple[str, ...],
     examples: int,
     force: bool,
+    **chosen: Any,
 ) -> None:
     """Measure what MODEL (or the model of ARTIFACT) still knows of FORGET_SET, and what broke.
 
+    A model that is only served is audited by URL, for example http://localhost:8000/v1#my-model:
+    then only probes that text and log-probabilities suffice for are run.
+
     Exit codes: 0 every claim passes, 1 a claim fails, 3 neither is shown.
     """
+    choices = Choices(**chosen)
+    if calibrate:
+        _calibrate(options, choices, sources, output, original, force)
+        return
+    if len(sources) != 2:
+        raise click.UsageError(
+            f"give one model and one forget set, not {len(sources)} arguments "
+            "(more than one model is for --calibrate)"
+        )
     with outputs.folder(output, outputs.AUDIT, force=force) as made, working(options) as progress:
-        records = read_forget_set(forget_set)
-        audited = _audited(model, original, records, options)
+        records = read_forget_set(sources[1])
+        audited = read_audited(sources[0], original, records, options)
+        never_trained = None if reference is None else read_subject(reference, options)
+        run = Run(options, choices, audited, never_trained, output, progress)
+        result = run.on(records, made, calibration, examples)
+        earlier = {}
+        for number, source in enumerate(after, 1):
+            earlier[source] = run.on(
+                read_forget_set(source), made / "after" / str(number), None, examples
+            )
+    _told(options, result, earlier, output)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Models and choices of one call, for one forget set or several."""
+
+    options: opt.Options
+    choices: Choices
+    audited: Audited
+    reference: Any
+    output: Path
+    progress: Progress
+
+    def on(
+        self, records: ForgetSet, made: Path, calibration: Path | None, examples: int
+    ) -> AuditResult:
+        """The audit on one forget set, with its report written into ``made``."""
         from unlearn.audit import audit as run
         from unlearn.report import report
-        from unlearn.report.files import as_json
 
-        never_trained = None if reference is None else read_model(reference, options)
+        choices = self.choices
         with naming(records):
             result = run(
-                audited.model,
+                self.audited.model,
                 records,
-                original=audited.original,
-                reference=never_trained,
-                tier=tier,
-                probes=probes,
-                seed=options.seed,
-                max_records=max_records,
-                provenance=audited.provenance,
+                original=self.audited.original,
+                reference=self.reference,
+                tier=choices.tier,
+                probes=choices.probes,
+                precisions=choices.precisions,
+                general=_paragraphs(choices.general),
+                calibration=_calibration(calibration, records, self.reference),
+                seed=self.options.seed,
+                max_records=choices.max_records,
+                provenance=self.audited.provenance,
+                efficiency=self.audited.efficiency,
                 examples=examples,
+                journal=self._journal(records),
+                progress=self.progress,
+            )
+        result = result.model_copy(update={"limits": (*self.audited.limits, *result.limits)})
+        report(result, made)
+        return result
+
+    def _journal(self, records: ForgetSet) -> Path | None:
+        """Beside the output; a smoke audit is over before it is worth a file."""
+        if self.choices.tier == "smoke":
+            return None
+        name = f"{self.output.name}.{records.digest[:8]}.partial"
+        return self.output.resolve().with_name(name)
+
+
+def _told(
+    options: opt.Options, result: AuditResult, earlier: dict[str, AuditResult], output: Path
+) -> None:
+    from unlearn.report.files import as_json
+    from unlearn.verdicts.case import SEVERITY
+
+    text = [summary(result), ""]
+    document = json.loads(as_json(result))
+    for source, other in earlier.items():
+        text.append(f"after, {source}: verdict {other.verdict} · label {other.label}")
+    if earlier:
+        document = {"audit": document, "after": {}}
+        for source, other in earlier.items():
+            document["after"][source] = json.loads(as_json(other))
+    emit(options, document, "\n".join([*text, f"report {output}"]))
+    worst = min((r.verdict for r in (result, *earlier.values())), key=SEVERITY.index)
+    raise click.exceptions.Exit(worst.exit_code)
+
+
+def _calibrate(
+    options: opt.Options,
+    choices: Choices,
+    sources: Sequence[str],
+    output: Path,
+    original: str | None,
+    force: bool,
+) -> None:
+    if len(sources) < 3:
+        raise click.UsageError("--calibrate needs two or more models, then the forget set")
+    with (
+        outputs.file(output, force=force, ours=_is_calibration) as made,
+        working(options) as progress,
+    ):
+        records = read_forget_set(sources[-1])
+        from unlearn.audit.calibration import calibrate
+
+        with naming(records):
+            found = calibrate(
+                [read_model(source, options) for source in sources[:-1]],
+                records,
+                original=None if original is None else read_model(original, options),
+                tier=choices.tier,
+                precisions=choices.precisions,
+                general=_paragraphs(choices.general),
+                max_records=choices.max_records,
+                seed=options.seed,
                 progress=progress,
             )
-        result = result.model_copy(update={"limits": (*audited.limits, *result.limits)})
-        report(result, made)
-    emit(options, json.loads(as_json(result)), f"{summary(result)}\n\nreport {output}")
-    raise click.exceptions.Exit(result.verdict.exit_code)
+        made.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    for figure in found.capped:
+        say(options, f"note: {figure} differs more between references than a margin may allow")
+    lines = [f"{margin:8.3g}  {figure}" for figure, margin in found.margins.items()]
+    emit(
+        options,
+        found.model_dump(mode="json"),
+        "\n".join([f"margins from {found.pairs} pairs of references", *lines, f"file {output}"]),
+    )
 
 
-class _Audited(NamedTuple):
-    model: LanguageModel
-    original: LanguageModel | None
-    provenance: Mapping[str, str]
-    limits: tuple[str, ...] = ()
-    """What cannot be told of how the model came to be, for the limits of the report."""
+def _calibration(path: Path | None, records: ForgetSet, reference: Any) -> Calibration | None:
+    """The margins in the file, or the lab's own for its forget sets and references."""
+    from unlearn.audit.calibration import read_calibration
+
+    if path is not None:
+        return read_calibration(path)
+    from unlearn.lab.bundled import calibration_of
+
+    return None if reference is None else calibration_of(records.digest, reference.digest)
 
 
-def _audited(
-    source: str, original: str | None, records: ForgetSet, options: opt.Options
-) -> _Audited:
-    """The model to measure, the one it came from, and how."""
-    if not is_artifact(source):
-        before = None if original is None else read_model(original, options)
-        return _Audited(read_model(source, options), before, _recorded(Path(source)))
-    artifact = read_artifact(source)
-    if original is None:
-        base = read_base(artifact, source, options)
-    else:
-        base = read_model(original, options)
-    from unlearn.deletion.workflow import provenance_of
-
-    made_for = _made_for(artifact, records)
-    if made_for != OWN_SET:
-        say(options, f"note: {source} was made for {made_for}")
-    provenance = {**provenance_of(artifact), "made for": made_for}
-    return _Audited(artifact.apply(base), base, provenance, origin_limits(made_for))
+def _is_calibration(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"margins"' in file.read(100_000)
 
 
-def origin_limits(made_for: str) -> tuple[str, ...]:
-    """A sentence for the limits of the audit where the artifact is not known to be of its set."""
-    return () if made_for == OWN_SET else (f"The artifact was made for {made_for}.",)
+def _paragraphs(path: Path | None) -> tuple[Record, ...]:
+    from unlearn.audit.general_text import read_general
 
-
-def _made_for(artifact: Artifact, records: ForgetSet) -> str:
-    """Whether the artifact was made for the forget set it is audited on."""
-    if artifact.forget_set_key is None:
-        return "a forget set it cannot be tied to any more: its key is gone"
-    return OWN_SET if artifact.concerns(records.digest) else "another forget set, or an older state"
-
-
-def _recorded(folder: Path) -> Mapping[str, str]:
-    """How a model that ``unlearn apply`` wrote came to be; empty for any other model."""
-    try:
-        note = json.loads((folder / outputs.MODEL.marker).read_text(encoding="utf-8"))
-        provenance = note["provenance"]
-        return {"strategy": str(provenance["strategy"]), "base": str(note["base_source"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return () if path is None else read_general(path)

@@ -149,7 +149,7 @@ def _document(outcomes: dict[str, Outcome], output: Path, seconds: float) -> dic
 
 
 def _worst(verdicts: Iterable[Verdict]) -> Verdict:
-    from unlearn.audit.verdicts import SEVERITY
+    from unlearn.verdicts.case import SEVERITY
 
     return min(verdicts, key=SEVERITY.index)
 

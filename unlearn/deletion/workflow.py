@@ -78,6 +78,7 @@ def process(
         reference=reference,
         seed=seed,
         provenance={"request": request.id, **provenance_of(artifact)},
+        efficiency=cost_of(artifact),
         progress=progress,
         **(options or AuditOptions()).model_dump(),
     )
@@ -115,3 +116,14 @@ def provenance_of(artifact: Artifact) -> dict[str, str]:
         "result digest": provenance.result_digest,
     }
     return {key: value for key, value in words.items() if value}
+
+
+def cost_of(artifact: Artifact) -> dict[str, float]:
+    """What forgetting cost, by name and unit: the efficiency of an audit."""
+    provenance = artifact.provenance
+    cost = {
+        "seconds": provenance.seconds,
+        "gradient tokens": float(provenance.tokens),
+        "logged steps": float(len(provenance.steps)),
+    }
+    return {name: value for name, value in cost.items() if value}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unlearn.errors import InputError
 from unlearn.lab.facts import FORGET_SETS
+from unlearn.types import Calibration
 
 MODELS = ("full", "reference", "reference-2")
 """Trained on everything; on everything but the forget groups, from two seeds."""
@@ -40,6 +41,15 @@ def forget_set_path(name: str) -> Path:
         raise InputError(f"there is no bundled forget set 'lab:{name}'. Known: {known}")
     packaged = _DATA / "forget_sets" / name
     return packaged if packaged.is_dir() else _CHECKOUT / name
+
+
+def calibration_of(forget_set_digest: str, reference_digest: str) -> Calibration | None:
+    """The margins of a bundled forget set, for audits against one of the lab's references."""
+    for path in sorted((_DATA / "calibration").glob("*.json")):
+        found = Calibration.model_validate_json(path.read_bytes())
+        if found.forget_set_digest == forget_set_digest and reference_digest in found.references:
+            return found
+    return None
 
 
 def export(directory: Path) -> None:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from unlearn.audit.criteria import FORGET_MARGIN, MIN_SUBJECTS
-from unlearn.audit.figures import clusters_of
-from unlearn.audit.verdicts import Case
 from unlearn.forget_set import ForgetSet
-from unlearn.types import SPLITS, AuditedModel, Split
+from unlearn.probes.probe import TIERS, Tier
+from unlearn.types import SPLITS, Split
+from unlearn.verdicts.case import Case
+from unlearn.verdicts.criteria import FORGET_MARGIN, MIN_SUBJECTS
+from unlearn.verdicts.figures import clusters_of
 
-SMOKE: tuple[str, ...] = (
-    "Nothing was sampled: answers that greedy decoding hides may come back with random decoding.",
-    "Nothing was trained: a little further training may bring the records back.",
-    "No low-precision copy was measured: quantisation may bring the records back.",
-    "Nothing inside the model was read: hidden layers may still hold what the outputs do not show.",
-    "No membership-inference attack was run against the holdout.",
-    "Only the prompts of the forget set were tried: no prefilled answers, no attacks by prompt.",
-    "An answer counts only if all of its tokens match; another spelling of it goes unseen.",
-    "Perplexity is that of short answers; general text and benchmarks were not measured.",
+UNTIL: Mapping[Tier, tuple[str, ...]] = {
+    "standard": (
+        "Nothing was sampled: answers that greedy decoding hides may come back with random "
+        "decoding.",
+        "No low-precision copy was measured: quantisation may bring the records back.",
+        "No membership-inference attack was run against the holdout.",
+        "Only the prompts of the forget set were tried: no prefilled answers, no attacks by "
+        "prompt.",
+    ),
+    "deep": (
+        "Nothing was trained: a little further training may bring the records back.",
+        "Nothing inside the model was read: hidden layers may still hold what the outputs do not "
+        "show.",
+    ),
+}
+"""What is not shown by the tiers before this one."""
+
+STANDING: tuple[str, ...] = (
+    "Where answers are scored, all of their tokens must match; another spelling of them counts "
+    "only in sampled texts.",
+    "Attacks that were not tried may succeed.",
 )
-"""What the smoke tier leaves out."""
+
+NO_GENERAL = "Perplexity is that of short answers; general text and benchmarks were not measured."
 
 SPLIT_LIMITS: dict[Split, str] = {
     "retain": "There are no retain records, so what was to be kept was not measured.",
@@ -30,17 +44,36 @@ SPLIT_LIMITS: dict[Split, str] = {
 
 
 def limits_of(
-    case: Case, forget_set: ForgetSet, unlearned: AuditedModel, tier_probes: frozenset[str]
+    case: Case, forget_set: ForgetSet, tier: Tier, precisions: Sequence[str], dtype: str
 ) -> tuple[str, ...]:
     """The sentences that hold for this audit, the standing ones last."""
     return (
         *_of_models(case),
         *_of_records(case, forget_set),
-        *_of_figures(case, tier_probes),
-        *SMOKE,
-        f"The figures hold only for the model with digest {unlearned.digest[:12]} "
-        f"in {unlearned.dtype}.",
+        *_of_figures(case),
+        *_of_tier(tier, precisions),
+        *STANDING,
+        *(() if "general" in case.material else (NO_GENERAL,)),
+        f"The figures hold only for the model with digest {case.digests['unlearned'][:12]} "
+        f"in {dtype}{_and_copies(precisions)}.",
         "Whoever ran the audit knew the forget set, and may be the one who ran the forgetting.",
+    )
+
+
+def _of_tier(tier: Tier, precisions: Sequence[str]) -> Iterator[str]:
+    for later, sentences in UNTIL.items():
+        if TIERS.index(tier) < TIERS.index(later):
+            yield from sentences
+        elif later == "standard" and not precisions:
+            yield sentences[1]
+
+
+def _and_copies(precisions: Sequence[str]) -> str:
+    if not precisions:
+        return ""
+    return (
+        f", and for weights rounded to {', '.join(precisions)} in groups along the input; other "
+        "ways to quantise may differ"
     )
 
 
@@ -77,10 +110,12 @@ def _of_records(case: Case, forget_set: ForgetSet) -> Iterator[str]:
             yield f"Of {n_all} {split} records {len(records)} were drawn, whole subjects at random."
 
 
-def _of_figures(case: Case, tier_probes: frozenset[str]) -> Iterator[str]:
-    left_out = sorted(tier_probes - case.probes)
-    if left_out:
-        yield f"Probes of this tier that were not run: {', '.join(left_out)}."
+def _of_figures(case: Case) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
+    for name, why in case.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        yield f"Probes of this tier that were not run ({why}): {', '.join(sorted(names))}."
     answers = case.findings.get("answers/forget")
     if answers is None or not {"original", "reference"} <= answers.models.keys():
         return

@@ -1,0 +1,137 @@
+"""What an audit measures on what: models by role, records by split, probes, precisions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from unlearn.audit.choosing import Chosen, choose
+from unlearn.audit.subject import Subject, access_to
+from unlearn.errors import ConfigError
+from unlearn.forget_set import ForgetSet
+from unlearn.journal import code_digest
+from unlearn.probes.probe import TIERS, Material, Tier
+from unlearn.types import SPLITS, Measured, Record, Role
+from unlearn.verdicts.criteria import Criterion, criteria_of
+
+MAX_RECORDS: Mapping[Tier, int] = {"smoke": 400, "standard": 400, "deep": 1000}
+"""The most records of a split that a tier measures unless told otherwise; forget is never cut.
+
+400 are fifty subjects of eight records: without a loss 46 of them pass on a margin of 2 points."""
+
+PRECISIONS: Mapping[Tier, tuple[str, ...]] = {
+    "smoke": (),
+    "standard": ("bf16", "int8", "int4"),
+    "deep": ("bf16", "int8", "int4"),
+}
+"""At which precisions a tier measures again unless told otherwise."""
+
+
+class Setup(NamedTuple):
+    """What an audit measures on what; two audits with equal setups give equal figures."""
+
+    models: Mapping[Role, Any]
+    material: Material
+    tier: Tier
+    chosen: Chosen
+    precisions: tuple[str, ...]
+    seed: int
+
+    def belongs_to(self, forget_set: ForgetSet) -> str:
+        """A digest of all that figures hold for beside the models: code, records and seed."""
+        digest = hashlib.sha256(f"{code_digest()} {forget_set.digest} {self.seed}".encode())
+        for split, records in self.material.items():
+            for record in records:
+                digest.update(f"{split} {record.id}".encode())
+                if split == "general":
+                    digest.update(record.text.encode())
+        return digest.hexdigest()
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """The claims that are judged."""
+        return criteria_of(self.tier, self.precisions)
+
+
+def setup_of(
+    models: Mapping[Role, Subject],
+    forget_set: ForgetSet,
+    *,
+    tier: str = "smoke",
+    probes: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    general: Sequence[Record] = (),
+    max_records: int | None = None,
+    seed: int = 0,
+) -> Setup:
+    """What ``audit`` measures with these arguments; see there."""
+    return _setup(
+        models,
+        _material(forget_set, _cap(tier, max_records), general, seed),
+        _tier(tier),
+        probes,
+        precisions,
+        seed,
+    )
+
+
+def by_role(
+    original: Subject | None, unlearned: Subject, reference: Subject | None
+) -> dict[Role, Subject]:
+    """The models that were given, by role."""
+    roles: dict[Role, Subject | None] = {
+        "original": original,
+        "unlearned": unlearned,
+        "reference": reference,
+    }
+    return {role: lm for role, lm in roles.items() if lm is not None}
+
+
+def _setup(
+    models: Mapping[Role, Any],
+    material: Material,
+    tier: Tier,
+    probes: Sequence[str] | None,
+    precisions: Sequence[str] | None,
+    seed: int,
+) -> Setup:
+    access = access_to(models.values())
+    chosen = choose(tier, probes, access=access, roles=models, material=material)
+    wanted = PRECISIONS[tier] if precisions is None else tuple(dict.fromkeys(precisions))
+    if access != "weights":
+        wanted = ()
+    own = {str(getattr(lm, "dtype", "")).removeprefix("torch.") for lm in models.values()}
+    if own == {"bfloat16"}:
+        wanted = tuple(precision for precision in wanted if precision != "bf16")
+    return Setup(models, material, tier, chosen, wanted, seed)
+
+
+def _tier(tier: str) -> Tier:
+    if tier not in TIERS:
+        raise ConfigError(f"there is no tier {tier!r}; known: {', '.join(TIERS)}")
+    return tier
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise ConfigError for a number below ``least``."""
+    if value < least:
+        raise ConfigError(f"{name} is {value}; it must be {least} or more")
+
+
+def _cap(tier: str, max_records: int | None) -> int:
+    if max_records is None:
+        return MAX_RECORDS[_tier(tier)]
+    check_count("max_records", max_records, 1)
+    return max_records
+
+
+def _material(forget_set: ForgetSet, cap: int, general: Sequence[Record], seed: int) -> Material:
+    """The records to measure; the forget split is never cut."""
+    material: dict[Measured, tuple[Record, ...]] = {"forget": forget_set.forget}
+    for split in SPLITS[1:]:
+        if forget_set.split(split):
+            material[split] = forget_set.sample(split, cap, seed)
+    if general:
+        material["general"] = tuple(general[:cap])
+    return material
