@@ -5,12 +5,14 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from unlearn.cli import audit as command
+from unlearn.cli import audited as command
 from unlearn.cli.main import cli
 
 
 class Kept:
     """An artifact that changes nothing; its key says what it was made for."""
+
+    threat_model = "weights"
 
     def __init__(self, key, ours):
         self.forget_set_key, self.ours = key, ours
@@ -33,8 +35,9 @@ def test_an_artifact_not_known_to_be_of_the_set_is_named_first_among_the_limits(
     monkeypatch.setattr(command, "read_artifact", lambda source: Kept(key, ours))
     monkeypatch.setattr(command, "read_base", lambda *given: full)
     monkeypatch.setattr(command, "read_model", lambda *given: reference)
-    monkeypatch.setattr(command, "read_forget_set", lambda source: make_set())
+    monkeypatch.setattr("unlearn.cli.audit.read_forget_set", lambda source: make_set())
     monkeypatch.setattr("unlearn.deletion.workflow.provenance_of", lambda artifact: {})
+    monkeypatch.setattr("unlearn.deletion.workflow.cost_of", lambda artifact: {})
     words = ["audit", "made", "set", "--reference", "r", "-o", str(tmp_path / "out"), "--json"]
     result = CliRunner().invoke(cli, words)
     assert result.exit_code == 1, result.output

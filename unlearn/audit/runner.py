@@ -82,7 +82,7 @@ def run(job: Job) -> list[Measured]:
             f"the forget set ({', '.join(job.material)}) has nothing for the probes "
             f"{', '.join(job.probes)}"
         )
-    passes = len(job.models) * (1 + len(job.precisions))
+    passes = sum(len(_models_at(job, condition)) for condition in ("", *job.precisions))
     drawings = {p.drawing for _, p in probes if isinstance(p, GenerationProbe)}
     pace = Pace(job.progress, passes + len(of_models), bool(asked) + len(drawings))
     found: list[Measured] = []
@@ -103,7 +103,8 @@ def _texts_measured(
     """The probes that read likelihoods or texts, at one precision."""
     by_digest: dict[str, dict[str, list[Measurement]]] = {}
     tokens: dict[str, str] = {}
-    for role, lm in job.models.items():
+    models = _models_at(job, condition)
+    for role, lm in models.items():
         if lm.digest in by_digest:
             pace.skip()
             continue
@@ -119,8 +120,19 @@ def _texts_measured(
             tokens[lm.digest] = job.kept.tokens(label)
     _check_comparable(job, tokens)
     for name in (*asked, *prompts):
-        roles = {role: by_digest[lm.digest][name] for role, lm in job.models.items()}
+        roles = {role: by_digest[lm.digest][name] for role, lm in models.items()}
         yield Measured(job.probes[name], condition, roles)
+
+
+def _models_at(job: Job, condition: str) -> Mapping[Role, Any]:
+    """The models to measure: at lower precision the audited one and the reference alone.
+
+    What the records to forget are worth in a copy is judged against the reference's copy; how well
+    the original survives rounding is no question of forgetting.
+    """
+    if not condition:
+        return job.models
+    return {role: lm for role, lm in job.models.items() if role != "original"}
 
 
 def _read(
@@ -210,7 +222,7 @@ def _check_comparable(job: Job, tokens: Mapping[str, str]) -> None:
     """Refuse models that cut the answers into other tokens: figures per token would not compare."""
     own = tokens[job.models["unlearned"].digest]
     for role, lm in job.models.items():
-        if tokens[lm.digest] != own:
+        if tokens.get(lm.digest, own) != own:
             raise UnsupportedError(
                 f"the {role} has another tokenizer than the audited model: it cuts an answer into "
                 "other tokens, so their figures cannot be compared; give models that share one"

@@ -18,6 +18,8 @@ WIDTH = 100
 def summary(result: AuditResult) -> str:
     """The figures of an audit beside each other, its claims, and its verdict."""
     lines = [_table(result).rstrip("\n"), ""]
+    if conditions := dict.fromkeys(f.condition for f in result.findings if f.condition):
+        lines += [f"The same in {', '.join(conditions)}: see the report.", ""]
     width = max((len(claim.verdict) for claim in result.claims), default=0)
     for claim in result.claims:
         lines.append(f"{claim.verdict:{width}}  {claim.statement}")
@@ -29,6 +31,9 @@ def summary(result: AuditResult) -> str:
             "",
             "No reference was given: nothing says what a model that never knew would score.",
         ]
+    if result.assurance:
+        lines.append("")
+        lines += [f"{rung.state:11}  {rung.statement}" for rung in result.assurance]
     lines += ["", f"verdict {result.verdict} · label {result.label}"]
     return "\n".join(lines)
 
@@ -45,6 +50,8 @@ def _table(result: AuditResult) -> str:
     for role in roles:
         table.add_column(role, justify="right", no_wrap=True)
     for finding in result.findings:
+        if finding.condition:
+            continue
         cells = [_cell(finding.models.get(role)) for role in roles]
         n = max(estimate.n for estimate in finding.models.values())
         table.add_row(f"{finding.metric}/{finding.split}", str(n), *cells)
