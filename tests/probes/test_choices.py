@@ -106,21 +106,13 @@ def test_alternatives_are_asked_for_once_and_never_the_answer_itself():
         assert {s.prompt for s in asked.values()} == {records[0].prompt}
 
 
-def test_choices_are_kept_on_retained_and_neighbouring_records():
-    material = {
-        split: (record("r", alternatives=("Wick",)),)
-        for split in ("forget", "retain", "neighbors", "holdout")
-    }
+def test_choices_are_kept_on_one_record_of_each_neighbouring_fact():
+    twice = (record("r", alternatives=("Wick",)), record("again", alternatives=("Wick",)))
+    material = {split: twice for split in ("forget", "retain", "neighbors", "holdout")}
     asked = probe("kept-choices").statements(material)
-    assert {key.split for key in asked} == {"retain", "neighbors"}
+    assert {(key.split, key.record_id) for key in asked} == {("neighbors", "r")}
     scores = {key: token_scores(-1.0 - key.part) for key in asked}
-    assert figures("kept-choices", scores) == {
-        ("multiple_choice", "retain"): {"r": 1.0},
-        ("multiple_choice", "neighbors"): {"r": 1.0},
-    }
-    assert figures("kept-choices", of_parts([-1.0], [-2.0], split="retain")) == {
-        ("multiple_choice", "retain"): {"r": 1.0}
-    }
+    assert figures("kept-choices", scores) == {("multiple_choice", "neighbors"): {"r": 1.0}}
 
 
 @given(numbers, st.lists(numbers, min_size=1, max_size=40), st.randoms(use_true_random=False))

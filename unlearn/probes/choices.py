@@ -89,23 +89,28 @@ class MultipleChoice(LikelihoodProbe):
 
 @probes.register("kept-choices")
 class KeptChoices(LikelihoodProbe):
-    """``multiple-choice`` on what should have stayed. Range 0 to 1; higher when more is known."""
+    """``multiple-choice`` on neighbouring facts. Range 0 to 1; higher when more is known.
 
-    summary = "whether retained and neighbouring answers are still picked from among wrong ones"
+    Retained records are left out: with three wrong answers each they would be the costliest figure
+    of an audit, and answers to them fall long before their choices do. Of a fact's records the
+    first counts.
+    """
+
+    summary = "whether neighbouring answers are still picked from among wrong ones"
     honours = frozenset({"logprobs"})
-    cost = "one forward pass for each wrong answer of the retain and neighbors records"
+    cost = "one forward pass for each wrong answer of a neighbouring fact"
     tier = "standard"
     property = "locality"
 
     def statements(self, material: Material) -> dict[Key, Statement]:
-        """Each record with its answer (part 0) and its alternatives (parts from 1)."""
-        return _with_alternatives(material, "retain", "neighbors")
+        """A record of each fact with its answer (part 0) and its alternatives (parts from 1)."""
+        neighbors = tuple(_first_of_facts(material.get("neighbors", ())))
+        return _with_alternatives({"neighbors": neighbors}, "neighbors")
 
     def measure(self, scores: Mapping[Key, TokenScores], material: Material) -> list[Measurement]:
-        """``multiple_choice/retain`` and ``multiple_choice/neighbors``."""
+        """``multiple_choice/neighbors``."""
         titles: Mapping[Measured, str] = {
-            "retain": "Retained answers picked from wrong ones",
-            "neighbors": "Neighbouring answers picked from wrong ones",
+            "neighbors": "Neighbouring answers picked from wrong ones"
         }
         return _figures(scores, "multiple_choice", titles, _picked)
 
