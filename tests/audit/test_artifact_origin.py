@@ -12,6 +12,8 @@ from unlearn.cli.main import cli
 class Kept:
     """An artifact that changes nothing; its key says what it was made for."""
 
+    limits = ()
+
     def __init__(self, key, ours):
         self.forget_set_key, self.ours = key, ours
 

@@ -170,7 +170,8 @@ def _audited(
     if made_for != OWN_SET:
         say(options, f"note: {source} was made for {made_for}")
     provenance = {**provenance_of(artifact), "made for": made_for}
-    return _Audited(artifact.apply(base), base, provenance, origin_limits(made_for))
+    limits = (*artifact.limits, *origin_limits(made_for))
+    return _Audited(artifact.apply(base), base, provenance, limits)
 
 
 def origin_limits(made_for: str) -> tuple[str, ...]:
