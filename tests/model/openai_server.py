@@ -217,7 +217,7 @@ def handler(served: Served) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def serving(lm: LanguageModel, behaviour: Behaviour | None = None) -> Iterator[Served]:
-    """The model as ``tiny`` at ``served.url``, until the block ends. The test needs sockets."""
+    """The model as ``tiny`` at ``served.url``, until the block ends. The test needs ``allow_hosts``."""
     served = Served(lm, behaviour or Behaviour())
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler(served))
     served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"

@@ -13,7 +13,7 @@ from unlearn.model.generation import generate
 from unlearn.model.rate_limit import Prices, TokenBucket
 from unlearn.types import Statement
 
-pytestmark = pytest.mark.usefixtures("socket_enabled")
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
 STATEMENTS = [
     Statement(prompt="Ada Quill was born in", answer="Tarn"),
