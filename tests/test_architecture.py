@@ -17,6 +17,9 @@ RANKS = {
     "registry": 0,
     "forget_set": 1,
     "artifact": 1,
+    "artifact_manifest": 1,
+    "adapter": 1,
+    "inference_policy": 1,
     "atomic_folder": 1,
     "model": 1,
     "statistics": 1,
@@ -35,7 +38,7 @@ TOP = 8
 """``unlearn/__init__.py`` and ``__main__.py``: they may import everything, and hold no work."""
 
 APART = {"audit": {"locate", "strategies"}}
-"""Lower rooms that a room may not import all the same: the auditor never leans on what it audits."""
+"""Lower rooms that a room may not import: the auditor never leans on what it audits."""
 
 ANYWHERE = {"unlearn.__version__"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "safetensors"}

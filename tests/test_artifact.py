@@ -299,7 +299,7 @@ def test_saving_replaces_an_older_artifact_and_leaves_nothing_beside_it(original
 
 
 @pytest.mark.parametrize("over_an_older_one", [True, False])
-@pytest.mark.parametrize("failing", ["save_file", "_sha256"])
+@pytest.mark.parametrize("failing", ["save_file", "sha256_of"])
 def test_a_save_that_fails_leaves_everything_as_it_was(
     artifact, tmp_path, monkeypatch, failing, over_an_older_one
 ):

@@ -3,7 +3,8 @@
 On disk an artifact is a folder:
 
     artifact.json        kind, provenance, and the SHA-256 of each file below and of itself
-    delta.safetensors    the payload (this one of the kind ``full-weights``)
+    delta.safetensors    the payload; this one is of the kind ``full-weights``, and the other kinds
+                         are in ``unlearn.adapter`` and ``unlearn.inference_policy``
     forget_set.key       optional; see below
 
 The forget set is personal data and is not in it. ``forget_set_hash`` is an HMAC of its digest under
@@ -17,99 +18,57 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from unlearn.artifact_manifest import (
+    KEY,
+    MANIFEST,
+    Manifest,
+    Provenance,
+    SitesSummary,
+    ThreatModel,
+    check_replaceable,
+    read_key,
+    read_manifest,
+    sha256_of,
+)
 from unlearn.atomic_folder import appearing_at
 from unlearn.errors import ArtifactError
-from unlearn.types import Noun, Sites
 
 if TYPE_CHECKING:
     from unlearn.model.language_model import LanguageModel
 
-MANIFEST = "artifact.json"
-KEY = "forget_set.key"
+__all__ = [
+    "Artifact",
+    "FullWeights",
+    "Manifest",
+    "Provenance",
+    "SitesSummary",
+    "ThreatModel",
+    "keyed_hash",
+]
+
 DELTA = "delta.safetensors"
 
-ThreatModel = Literal["weights", "served-only"]
-"""``weights``: holds for whoever has the weights. ``served-only``: holds behind an interface."""
+ELSEWHERE = {
+    "adapter": ("unlearn.adapter", "Adapter"),
+    "inference-policy": ("unlearn.inference_policy", "InferencePolicy"),
+}
+"""Kinds that are imported at their first use: kind to module and class."""
 
-
-class SitesSummary(Noun):
-    """Where an update was allowed to act, without masks or record ids."""
-
-    method: str
-    layers: tuple[int, ...] | None = None
-    modules: tuple[str, ...] | None = None
-    parts: tuple[str, ...] = ()
-    """The restrictions that were present, masks included."""
-    settings: Mapping[str, str | int | float | bool | None] = {}
-    seed: int = 0
-
-    @classmethod
-    def of(cls, sites: Sites | None) -> SitesSummary | None:
-        """The summary of ``sites``; ``None`` where there was no restriction."""
-        if sites is None:
-            return None
-        return cls(
-            method=sites.method,
-            layers=sites.layers,
-            modules=sites.modules,
-            parts=tuple(sorted(sites.parts)),
-            settings=sites.settings,
-            seed=sites.seed,
-        )
-
-
-class Provenance(Noun):
-    """How an artifact came to be."""
-
-    strategy: str
-    settings: Mapping[str, JsonValue] = {}
-    seed: int = 0
-    sites: SitesSummary | None = None
-    base_source: str = ""
-    base_digest: str = ""
-    """Digest of the model before. ``FullWeights.between`` fills it, and the next one."""
-    result_digest: str = ""
-    forget_set_hash: str = ""
-    """``keyed_hash`` of the forget set's digest."""
-    versions: Mapping[str, str] = {}
-    """Package name to version."""
-    steps: tuple[Mapping[str, JsonValue], ...] = ()
-    """What was logged at each step."""
-    stop_reason: str = ""
-    tokens: int = 0
-    """Tokens that gradients were taken of."""
-    seconds: float = 0.0
-
-
-class Manifest(Noun):
-    """What ``artifact.json`` holds."""
-
-    schema_version: Literal["1"] = "1"
-    kind: str
-    threat_model: ThreatModel
-    provenance: Provenance
-    files: Mapping[str, str]
-    """File name to SHA-256."""
-    checksum: str = ""
-    """SHA-256 of this manifest with an empty ``checksum``."""
-
-    def computed_checksum(self) -> str:
-        """What ``checksum`` has to be."""
-        plain = self.model_copy(update={"checksum": ""}).model_dump(mode="json")
-        text = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+SERVED_ONLY = (
+    "Served-only: the weights are as they were, and whoever has the weights has the data. What "
+    "this audit shows holds only behind an interface that keeps the artifact before every prompt."
+)
 
 
 class Artifact(ABC):
@@ -126,6 +85,11 @@ class Artifact(ABC):
     def __init__(self, provenance: Provenance, forget_set_key: bytes | None = None) -> None:
         self.provenance = provenance
         self.forget_set_key = forget_set_key
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """What an audit of this artifact has to say of it, a sentence each."""
+        return (SERVED_ONLY,) if self.threat_model == "served-only" else ()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -179,14 +143,14 @@ class Artifact(ABC):
             ArtifactError: the folder exists and holds anything that is not an artifact.
         """
         target = Path(directory).resolve()
-        _check_replaceable(target)
+        check_replaceable(target)
         with appearing_at(target) as folder:
             self.write_payload(folder)
             manifest = Manifest(
                 kind=self.kind,
                 threat_model=self.threat_model,
                 provenance=self.provenance,
-                files={file.name: _sha256(file) for file in sorted(folder.iterdir())},
+                files={file.name: sha256_of(file) for file in sorted(folder.iterdir())},
             )
             manifest = manifest.model_copy(update={"checksum": manifest.computed_checksum()})
             text = manifest.model_dump_json(indent=2) + "\n"
@@ -203,19 +167,19 @@ class Artifact(ABC):
             ArtifactError: a file is missing or damaged, or the kind or schema is unknown.
         """
         folder = Path(directory)
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         for name, expected in manifest.files.items():
             if not (folder / name).is_file():
                 raise ArtifactError(f"{folder} lacks {name}; copy the artifact again")
-            if _sha256(folder / name) != expected:
+            if sha256_of(folder / name) != expected:
                 raise ArtifactError(f"{folder / name} is damaged: its SHA-256 is not the one noted")
-        kind = Artifact.KINDS.get(manifest.kind)
+        kind = _kind(manifest.kind)
         if kind is None:
-            known = ", ".join(sorted(Artifact.KINDS))
+            known = ", ".join(sorted({*Artifact.KINDS, *ELSEWHERE}))
             raise ArtifactError(
                 f"{folder} is of the unknown kind {manifest.kind!r}; known: {known}"
             )
-        return kind.read_payload(folder, manifest.provenance, _read_key(folder))
+        return kind.read_payload(folder, manifest.provenance, read_key(folder))
 
 
 class FullWeights(Artifact):
@@ -255,25 +219,16 @@ class FullWeights(Artifact):
         Raises:
             ArtifactError: the two differ in more than the values of their tensors.
         """
-        before, after = _tensors(original), _tensors(changed)
-        if _layout(before) != _layout(after):
+        before, after = tensors_of(original), tensors_of(changed)
+        if layout_of(before) != layout_of(after):
             raise ArtifactError(
                 "the two models differ in names, types, shapes or ties of their tensors; "
                 "an artifact of full weights needs the same architecture before and after"
             )
         delta = {name: _bits(before[name]) ^ _bits(after[name]) for name in before}
         changed.changed()
-        facts = {
-            "base_source": original.source,
-            "base_digest": original.digest,
-            "result_digest": changed.digest,
-        }
-        key = None
-        if forget_set_digest is not None:
-            key = secrets.token_bytes(32)
-            facts["forget_set_hash"] = keyed_hash(forget_set_digest, key)
         changes = {name: bits for name, bits in delta.items() if bits.any()}
-        return cls(changes, provenance.model_copy(update=facts), key)
+        return cls(changes, *filled(provenance, original, changed, forget_set_digest))
 
     def apply(self, model: LanguageModel) -> LanguageModel:
         """A copy of ``model`` with the weights after forgetting; see ``Artifact.apply``."""
@@ -299,13 +254,9 @@ class FullWeights(Artifact):
         return cls(delta, provenance, forget_set_key)
 
     def _flip(self, model: LanguageModel, needed: str, promised: str) -> LanguageModel:
-        if model.digest != needed:
-            raise ArtifactError(
-                f"the artifact fits a model with digest {needed[:12]}, and {model.source} has "
-                f"{model.digest[:12]}; load the model it was made from, with the same dtype"
-            )
+        check_base(model, needed)
         copy = model.copy()
-        tensors = _tensors(copy)
+        tensors = tensors_of(copy)
         with torch.no_grad():
             for name, delta in self.delta.items():
                 if name not in tensors or delta.shape != (tensors[name].nbytes,):
@@ -324,12 +275,59 @@ class FullWeights(Artifact):
         return copy
 
 
+class Filled(NamedTuple):
+    """Provenance with the facts in it, and the key of its hash."""
+
+    provenance: Provenance
+    key: bytes | None
+
+
+def filled(
+    provenance: Provenance,
+    original: LanguageModel,
+    result: LanguageModel,
+    forget_set_digest: str | None,
+) -> Filled:
+    """The provenance with source and digests, and the forget set's hash under a new random key."""
+    facts = {
+        "base_source": original.source,
+        "base_digest": original.digest,
+        "result_digest": result.digest,
+    }
+    key = None
+    if forget_set_digest is not None:
+        key = secrets.token_bytes(32)
+        facts["forget_set_hash"] = keyed_hash(forget_set_digest, key)
+    return Filled(provenance.model_copy(update=facts), key)
+
+
+def check_base(model: LanguageModel, needed: str) -> None:
+    """Nothing, if the model has the digest that an artifact needs.
+
+    Raises:
+        ArtifactError: it has another one.
+    """
+    if model.digest != needed:
+        raise ArtifactError(
+            f"the artifact fits a model with digest {needed[:12]}, and {model.source} has "
+            f"{model.digest[:12]}; load the model it was made from, with the same dtype"
+        )
+
+
 def keyed_hash(forget_set_digest: str, key: bytes) -> str:
     """HMAC-SHA256 of a forget set's digest: comparable with the key, meaningless without."""
     return hmac.new(key, forget_set_digest.encode("ascii"), hashlib.sha256).hexdigest()
 
 
-def _tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
+def _kind(name: str) -> type[Artifact] | None:
+    if name in ELSEWHERE:
+        module, kind = ELSEWHERE[name]
+        found: type[Artifact] = getattr(import_module(module), kind)
+        return found
+    return Artifact.KINDS.get(name)
+
+
+def tensors_of(model: LanguageModel) -> dict[str, torch.Tensor]:
     """The tensors of a model by name, sorted; of tied ones only the first name."""
     tensors: dict[str, torch.Tensor] = {}
     seen: set[Any] = set()
@@ -341,55 +339,10 @@ def _tensors(model: LanguageModel) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _layout(tensors: Mapping[str, torch.Tensor]) -> list[Any]:
+def layout_of(tensors: Mapping[str, torch.Tensor]) -> list[Any]:
+    """What two models have to share for the values of their tensors to be all that differs."""
     return [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
-    try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, detail["loc"])) or "the whole file"
-        raise ArtifactError(f"{file} does not read: {field}: {detail['msg']}") from None
-    if manifest.checksum != manifest.computed_checksum():
-        raise ArtifactError(f"{file} was changed or damaged after it was written")
-    if any(name in (MANIFEST, KEY) or Path(name).name != name for name in manifest.files):
-        raise ArtifactError(f"{file} lists a file outside its own folder")
-    return manifest
-
-
-def _read_key(folder: Path) -> bytes | None:
-    if not (folder / KEY).exists():
-        return None
-    try:
-        return bytes.fromhex((folder / KEY).read_text(encoding="ascii"))
-    except ValueError:
-        raise ArtifactError(f"{folder / KEY} is damaged; restore it or delete it") from None
-
-
-def _check_replaceable(target: Path) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    reason = "is a file"
-    if target.is_dir():
-        try:
-            ours = {MANIFEST, KEY, *_read_manifest(target).files}
-            strangers = sorted(file.name for file in target.iterdir() if file.name not in ours)
-            reason = f"also holds {strangers[0]}" if strangers else ""
-        except ArtifactError:
-            reason = "holds something that is not an artifact"
-    if reason:
-        raise ArtifactError(f"{target} {reason} and is not overwritten; choose another folder")

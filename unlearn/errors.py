@@ -9,6 +9,7 @@
   x ModelError                 a model that cannot be loaded or understood
     + UnsafeModelError         pickle weights or remote code, not explicitly allowed
     + AnatomyError             a part of the model that could not be found
+    + EndpointError            a model behind a URL that does not answer as it should
   x UnsupportedError           the combination asked for is not possible, and why
   x ArtifactError              an artifact that is damaged or does not fit the model
   x NumericalError             a NaN or an infinity where a number was needed
@@ -69,6 +70,15 @@ class UnsafeModelError(ModelError):
 
 class AnatomyError(ModelError):
     """A part of the model that could not be found."""
+
+
+class EndpointError(ModelError):
+    """A model behind a URL that does not answer as it should."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        """What HTTP says of the answer; ``None`` where there was none, or it did not read."""
 
 
 class UnsupportedError(UnlearnError):

@@ -50,6 +50,9 @@ class StandIn:
     def digest(self) -> str:
         return hashlib.sha256(self.name.encode()).hexdigest()
 
+    def bare(self) -> StandIn:
+        return self
+
     def look_up(self, statement: Statement) -> TokenScores:
         return self.known if self.knows(statement) else self.unknown
 

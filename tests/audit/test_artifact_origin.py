@@ -12,7 +12,7 @@ from unlearn.cli.main import cli
 class Kept:
     """An artifact that changes nothing; its key says what it was made for."""
 
-    threat_model = "weights"
+    limits = ()
 
     def __init__(self, key, ours):
         self.forget_set_key, self.ours = key, ours

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unlearn.audit import audit
-from unlearn.verdicts.criteria import criteria_of
 from unlearn.types import Verdict
+from unlearn.verdicts.criteria import criteria_of
 
 FORGOTTEN = {c.id for c in criteria_of("smoke") if c.against == "reference"}
 KEPT = {c.id for c in criteria_of("smoke") if c.against == "original"}

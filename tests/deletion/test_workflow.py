@@ -10,7 +10,7 @@ from unlearn.deletion.request import DeletionRequest
 from unlearn.deletion.workflow import AuditOptions, fitting, process, provenance_of
 from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
-from unlearn.types import Record
+from unlearn.types import Noun, Record
 
 RECORD = Record(
     id="r1",
@@ -26,6 +26,7 @@ def an_artifact(**provenance: Any) -> Any:
     return SimpleNamespace(
         kind="full-weights",
         threat_model="weights",
+        limits=(),
         provenance=Provenance(strategy="gradient-ascent", **provenance),
         apply=lambda model: f"{model} after forgetting",
     )
@@ -75,6 +76,20 @@ def test_the_workflow_locates_forgets_and_audits_with_one_seed(calls: list[Any])
     assert audited["provenance"]["request"] == request.id
     assert audited["provenance"]["base"] == "model"
     assert (outcome.sites, outcome.result) == ("sites", "result")
+
+
+def test_what_an_artifact_cannot_hold_against_comes_first_among_the_limits(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Result(Noun):
+        limits: tuple[str, ...] = ("few records",)
+
+    artifact = an_artifact(base_source="model")
+    artifact.limits = ("served only",)
+    monkeypatch.setattr(workflow, "forget", lambda *args, **kwargs: artifact)
+    monkeypatch.setattr(workflow, "audit", lambda *args, **kwargs: Result())
+    outcome = process(a_request(), "model", FORGET_SET)  # type: ignore[arg-type]
+    assert outcome.result.limits == ("served only", "few records")
 
 
 def test_without_a_locator_nothing_is_restricted(calls: list[Any]) -> None:

@@ -108,7 +108,7 @@ def test_alternatives_are_asked_for_once_and_never_the_answer_itself():
 
 def test_choices_are_kept_on_one_record_of_each_neighbouring_fact():
     twice = (record("r", alternatives=("Wick",)), record("again", alternatives=("Wick",)))
-    material = {split: twice for split in ("forget", "retain", "neighbors", "holdout")}
+    material = dict.fromkeys(("forget", "retain", "neighbors", "holdout"), twice)
     asked = probe("kept-choices").statements(material)
     assert {(key.split, key.record_id) for key in asked} == {("neighbors", "r")}
     scores = {key: token_scores(-1.0 - key.part) for key in asked}

@@ -162,7 +162,8 @@ def case_of(setup: Setup, findings: Iterable[Finding], margins: Mapping[str, flo
         frozenset(setup.chosen.probes),
         setup.seed,
         setup.chosen.left_out,
-        margins,
+        served_only=bool(getattr(setup.models["unlearned"], "preamble", None)),
+        margins=margins,
     )
 
 

@@ -138,13 +138,13 @@ def _roles(comparison: Comparison, case: Case) -> set[Role]:
 def _margin(comparison: Comparison, high: float) -> float:
     points = 10**DECIMALS
     rounded = math.ceil(high * points) / points
-    return min(max(comparison.limit, rounded), _ceiling(comparison))
+    return float(min(max(comparison.limit, rounded), _ceiling(comparison)))
 
 
 def _ceiling(comparison: Comparison) -> float:
-    ceiling = CEILING * comparison.limit
+    ceiling: float = CEILING * comparison.limit
     if comparison.scale.bounds == (-1.0, 1.0):
-        return max(comparison.limit, min(ceiling, SHARE_CEILING))
+        return float(max(comparison.limit, min(ceiling, SHARE_CEILING)))
     return ceiling
 
 

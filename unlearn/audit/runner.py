@@ -20,6 +20,7 @@ from unlearn.audit.kept import Kept
 from unlearn.audit.pace import Pace
 from unlearn.audit.subject import Progress
 from unlearn.errors import UnsupportedError
+from unlearn.model.endpoint import Endpoint
 from unlearn.model.precision import at_precision
 from unlearn.model.scoring import TokenScores
 from unlearn.probes.probe import (
@@ -55,6 +56,37 @@ class Job:
     seed: int = 0
     kept: Kept = field(default_factory=Kept)
     progress: Progress | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether a model is reached through an interface only."""
+        return any(isinstance(lm, Endpoint) for lm in self.models.values())
+
+
+class Work(NamedTuple):
+    """What each model is asked, for an estimate before it starts."""
+
+    requests: int
+    prompt_characters: int
+    new_tokens: int
+
+
+def work_of(job: Job) -> Work:
+    """How much each model is asked at full precision; a text that occurs twice counts once."""
+    texts: set[Text] = set()
+    prompts: set[tuple[str, Drawing]] = set()
+    for probe in job.probes.values():
+        if isinstance(probe, LikelihoodProbe):
+            texts |= {content(s) for s in probe.statements(job.material).values()}
+        if isinstance(probe, GenerationProbe):
+            wanted = probe.prompts(job.material).values()
+            prompts |= {(prompt, probe.drawing) for prompt in wanted}
+    room = _room(job, None)
+    return Work(
+        len(texts) + len(prompts),
+        sum(len(p) + len(c) for p, c in texts) + sum(len(p) for p, _ in prompts),
+        sum(room * drawing.n_samples for _, drawing in prompts),
+    )
 
 
 class Measured(NamedTuple):
@@ -148,7 +180,7 @@ def _read(
         name: _likelihood(job, name).measure(_share(statements, scores), job.material)
         for name, statements in asked.items()
     }
-    return measured, _token_digest(fresh)
+    return measured, _token_digest(fresh, by_id=not job.served)
 
 
 def _likelihood(job: Job, name: str) -> LikelihoodProbe:
@@ -163,10 +195,12 @@ def _share(
     return {key: scores[content(statement)] for key, statement in asked.items()}
 
 
-def _token_digest(scores: Iterable[TokenScores]) -> str:
+def _token_digest(scores: Iterable[TokenScores], *, by_id: bool) -> str:
+    """A digest of how answers are cut into tokens; by their number alone where ids are unknown."""
     digest = hashlib.sha256()
     for score in scores:
-        digest.update(np.asarray(score.ids, dtype=np.int64).tobytes() + b"|")
+        ids = np.asarray(score.ids, dtype=np.int64)
+        digest.update((ids if by_id else np.array(len(ids))).tobytes() + b"|")
     return digest.hexdigest()
 
 
@@ -212,7 +246,9 @@ def _models_measured(job: Job, name: str, probe: ModelProbe, pace: Pace) -> Meas
     with pace.unit(""):
         known = job.kept.get_roles(label, name)
         if known is None:
-            bench = Bench(job.models, job.material, job.seed, pace.stage(name, of_unit=False))
+            # Whoever has the weights is not held by words that are only served with them.
+            models = {role: lm.bare() for role, lm in job.models.items()}
+            bench = Bench(models, job.material, job.seed, pace.stage(name, of_unit=False))
             known = probe.measure(bench)
             job.kept.add_roles(label, name, known)
     return Measured(probe, "", known)

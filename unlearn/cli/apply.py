@@ -12,6 +12,7 @@ from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import read_artifact, read_model
+from unlearn.errors import UnsupportedError
 
 
 @click.command(epilog="\b\nExample:\n  unlearn apply lab:full forgotten -o unlearned-model\n")
@@ -36,6 +37,12 @@ def apply(options: opt.Options, *, model: str, artifact: str, output: Path, forc
     """
     with outputs.folder(output, outputs.MODEL, force=force) as made, working(options) as progress:
         change = read_artifact(artifact)
+        if change.threat_model == "served-only":
+            raise UnsupportedError(
+                f"{artifact} is of the kind {change.kind}: words before each prompt, which no "
+                "weights can hold. Keep it where the model is served; `unlearn audit` takes it as "
+                "it is"
+            )
         base = read_model(model, options)
         progress("applying", 0.0)
         merged = change.apply(base)

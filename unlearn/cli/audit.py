@@ -12,7 +12,7 @@ import click
 
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
-from unlearn.cli.audited import Audited, read_audited, read_subject
+from unlearn.cli.audited import Audited, Serving, read_audited, read_subject
 from unlearn.cli.console import Progress, emit, say, working
 from unlearn.cli.inputs import naming, read_forget_set, read_model
 from unlearn.cli.summary import summary
@@ -129,6 +129,20 @@ class Choices:
     "more than once. The exit code is the worst of all.",
 )
 @click.option(
+    "--requests-per-minute",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600,
+    show_default=True,
+    metavar="N",
+    help="How fast an endpoint is asked.",
+)
+@click.option(
+    "--prices",
+    type=(float, float),
+    metavar="IN OUT",
+    help="Of an endpoint, for a million prompt tokens and a million new ones; for the estimate.",
+)
+@click.option(
     "--max-records",
     type=click.IntRange(1),
     metavar="N",
@@ -156,6 +170,8 @@ def audit(
     calibration: Path | None,
     calibrate: bool,
     after: tuple[str, ...],
+    requests_per_minute: float,
+    prices: tuple[float, float] | None,
     examples: int,
     force: bool,
     **chosen: Any,
@@ -178,8 +194,9 @@ def audit(
         )
     with outputs.folder(output, outputs.AUDIT, force=force) as made, working(options) as progress:
         records = read_forget_set(sources[1])
-        audited = read_audited(sources[0], original, records, options)
-        never_trained = None if reference is None else read_subject(reference, options)
+        served = Serving(requests_per_minute, prices)
+        audited = read_audited(sources[0], original, records, options, served)
+        never_trained = None if reference is None else read_subject(reference, options, served)
         run = Run(options, choices, audited, never_trained, output, progress)
         result = run.on(records, made, calibration, examples)
         earlier = {}
@@ -209,6 +226,7 @@ class Run:
         from unlearn.report import report
 
         choices = self.choices
+        self._estimate(records)
         with naming(records):
             result = run(
                 self.audited.model,
@@ -231,6 +249,26 @@ class Run:
         result = result.model_copy(update={"limits": (*self.audited.limits, *result.limits)})
         report(result, made)
         return result
+
+    def _estimate(self, records: ForgetSet) -> None:
+        """Says what the audit of an endpoint will ask for, before the first request."""
+        from unlearn.audit.estimate import cost_of_audit
+
+        cost = cost_of_audit(
+            self.audited.model,
+            records,
+            tier=self.choices.tier,
+            probes=self.choices.probes,
+            max_records=self.choices.max_records,
+            seed=self.options.seed,
+        )
+        if cost is not None:
+            price = "" if cost.price is None else f", price {cost.price:.2f}"
+            say(
+                self.options,
+                f"the endpoint gets {cost.requests} requests, {cost.prompt_tokens} prompt tokens "
+                f"and up to {cost.new_tokens} new ones; at least {cost.seconds:.0f} seconds{price}",
+            )
 
     def _journal(self, records: ForgetSet) -> Path | None:
         """Beside the output; a smoke audit is over before it is worth a file."""

@@ -31,13 +31,25 @@ class Audited(NamedTuple):
     """What cannot be told of how the model came to be, for the limits of the report."""
 
 
+class Serving(NamedTuple):
+    """How endpoints are asked."""
+
+    requests_per_minute: float
+    prices: tuple[float, float] | None
+
+
 def read_audited(
-    source: str, original: str | None, records: ForgetSet, options: opt.Options
+    source: str,
+    original: str | None,
+    records: ForgetSet,
+    options: opt.Options,
+    serving: Serving,
 ) -> Audited:
     """What the source stands for, with the model before forgetting as far as it is known."""
     if not is_artifact(source):
-        before = None if original is None else read_subject(original, options)
-        return Audited(read_subject(source, options), before, _recorded(Path(source)), {})
+        before = None if original is None else read_subject(original, options, serving)
+        audited = read_subject(source, options, serving)
+        return Audited(audited, before, _recorded(Path(source)), {})
     artifact = read_artifact(source)
     if original is None:
         base = read_base(artifact, source, options)
@@ -49,15 +61,16 @@ def read_audited(
     if made_for != OWN_SET:
         say(options, f"note: {source} was made for {made_for}")
     provenance = {**provenance_of(artifact), "made for": made_for}
-    limits = (*origin_limits(made_for), *threat_limits(artifact))
+    limits = (*artifact.limits, *origin_limits(made_for))
     return Audited(artifact.apply(base), base, provenance, cost_of(artifact), limits)
 
 
-def read_subject(source: str, options: opt.Options) -> Any:
+def read_subject(source: str, options: opt.Options, serving: Serving) -> Any:
     """A model whose weights are here, or one behind a URL: ``https://host/v1#model``."""
     if not source.startswith(("http://", "https://")):
         return read_model(source, options)
     from unlearn.model.endpoint import Endpoint
+    from unlearn.model.rate_limit import Prices
 
     url, _, model = source.partition("#")
     if not model:
@@ -65,17 +78,9 @@ def read_subject(source: str, options: opt.Options) -> Any:
             "the URL of an endpoint needs the name of the model that it serves behind a #, for "
             "example http://localhost:8000/v1#my-model"
         )
-    return Endpoint(url, model)
-
-
-def threat_limits(artifact: Artifact) -> tuple[str, ...]:
-    """A sentence for the limits of the audit where the weights still hold everything."""
-    if artifact.threat_model == "weights":
-        return ()
-    return (
-        "The artifact acts only where the model is served with it: whoever has the weights has "
-        "the records.",
-    )
+    prices = None if serving.prices is None else Prices(*serving.prices)
+    rate = serving.requests_per_minute
+    return Endpoint(url, model, requests_per_minute=rate, prices=prices)
 
 
 def origin_limits(made_for: str) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ MODEL_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+PAYLOADS = ("@*.safetensors", "adapter_config.json", "policy.json")
+"""What holds the content of an artifact, of whichever kind."""
+
 AUDIT_FILES = ("audit.json", "audit.md", "audit.html")
 
 
@@ -61,7 +64,7 @@ ARTIFACT = Kind(
     "an artifact",
     "artifact.json",
     ('"schema_version"', '"threat_model"', '"checksum"'),
-    ("artifact.json", "@*.safetensors", "forget_set.key"),
+    ("artifact.json", *PAYLOADS, "forget_set.key"),
 )
 MODEL = Kind(
     "a merged model",

@@ -82,6 +82,8 @@ def process(
         progress=progress,
         **(options or AuditOptions()).model_dump(),
     )
+    if artifact.limits:
+        result = result.model_copy(update={"limits": (*artifact.limits, *result.limits)})
     return Outcome(request, sites, artifact, result)
 
 

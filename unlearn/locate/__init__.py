@@ -79,6 +79,7 @@ def locate_and_trace(
     same model, forget set, settings and seed goes on from there. It holds token ids. ``also`` are
     ids of records to trace whatever is drawn; neither sites nor averages change by them.
     """
+    model.require_bare("locating")
     locator = locators.create(method, settings or {})
     if hasattr(locator, "trace"):
         asked: Mapping[str, Sequence[str]] = {"also": also} if also else {}

@@ -7,7 +7,7 @@ offsets; nothing depends on how a vocabulary spells a space.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from unlearn.errors import ForgetSetError, TextError
@@ -72,20 +72,31 @@ def boundary(spans: Sequence[tuple[int, int]], n_prompt_characters: int) -> int:
     return len(spans)
 
 
+def nothing(prompt: str) -> str:
+    """What stands before a prompt where nothing does."""
+    return ""
+
+
 def encode(
-    tokenizer: Any, texts: Sequence[tuple[str, str]], context_length: int | None
+    tokenizer: Any,
+    texts: Sequence[tuple[str, str]],
+    context_length: int | None,
+    before: Callable[[str], str] = nothing,
 ) -> Iterator[Encoding]:
     """One encoding for each pair of prompt and completion.
+
+    ``before`` is what stands before a prompt; its tokens count as the prompt's.
 
     Raises:
         TextError: a completion that yields no token, or a text longer than ``context_length``.
             The message counts tokens and shows no text, which may be personal.
     """
-    whole = [prompt + completion for prompt, completion in texts]
-    for (prompt, completion), (ids, spans, _) in zip(
-        texts, tokenise(tokenizer, whole), strict=True
+    asked = [before(prompt) + prompt for prompt, _ in texts]
+    whole = [prompt + completion for prompt, (_, completion) in zip(asked, texts, strict=True)]
+    for (prompt, completion), full, (ids, spans, _) in zip(
+        texts, asked, tokenise(tokenizer, whole), strict=True
     ):
-        start = boundary(spans, len(prompt)) if completion else len(ids)
+        start = boundary(spans, len(full)) if completion else len(ids)
         if completion and start == len(ids):
             raise TextError(
                 f"a completion of {len(completion)} characters yields no token of its own; "
@@ -111,7 +122,11 @@ def named(encodings: Iterator[Encoding], names: Iterable[str]) -> Iterator[Encod
 
 
 def subject_span(
-    tokenizer: Any, prompt: str, subject: str, occurrence: Literal["first", "last"] = "last"
+    tokenizer: Any,
+    prompt: str,
+    subject: str,
+    occurrence: Literal["first", "last"] = "last",
+    before: str = "",
 ) -> range:
     """The positions of the tokens that cover the subject in the prompt, added BOS counted.
 
@@ -121,15 +136,16 @@ def subject_span(
     Raises:
         ForgetSetError: the subject does not occur in the prompt.
     """
-    return subject_spans(tokenizer, prompt, subject)[0 if occurrence == "first" else -1]
+    spans = subject_spans(tokenizer, prompt, subject, before=before)
+    return spans[0 if occurrence == "first" else -1]
 
 
 def subject_spans(
-    tokenizer: Any, prompt: str, subject: str, completion: str = ""
+    tokenizer: Any, prompt: str, subject: str, completion: str = "", before: str = ""
 ) -> tuple[range, ...]:
     """``subject_span`` of every occurrence in the prompt, in order, at least one.
 
-    Positions are those in the tokens of prompt and completion together.
+    Positions are those in the tokens of ``before``, prompt and completion together.
 
     Raises:
         ForgetSetError: the subject does not occur in the prompt.
@@ -140,9 +156,9 @@ def subject_spans(
             f"a subject of {len(subject)} characters does not occur in its prompt of "
             f"{len(prompt)}; a subject must stand in the prompt letter for letter"
         )
-    (tokens,) = tokenise(tokenizer, [prompt + completion])
+    (tokens,) = tokenise(tokenizer, [before + prompt + completion])
     found = []
-    for begin in begins:
+    for begin in (len(before) + at for at in begins):
         end = begin + len(subject)
         inside = [i for i, (a, b) in enumerate(tokens.spans) if a < end and b > begin and b > a]
         if not inside:

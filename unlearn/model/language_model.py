@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from unlearn.errors import ModelError
+from unlearn.errors import ModelError, UnsupportedError
 from unlearn.model import encoding
 from unlearn.model.encoding import Encoding
 from unlearn.model.loading import SCHEMES, Trust, quiet, read
+from unlearn.model.preamble import NOTHING, Preamble
 
 if TYPE_CHECKING:
     from unlearn.model.anatomy import Anatomy
@@ -35,7 +36,13 @@ class LanguageModel:
     7
     """
 
-    def __init__(self, model: Any, tokenizer: Any, source: str = "memory") -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        source: str = "memory",
+        preamble: Preamble = NOTHING,
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 f"the tokenizer of {source} ({type(tokenizer).__name__}) has no character offsets; "
@@ -44,6 +51,8 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.source = source
+        self.preamble = preamble
+        """What stands before every prompt that is encoded; a new one makes it another model."""
 
     @classmethod
     def load(
@@ -71,7 +80,11 @@ class LanguageModel:
         """Write a model folder: safetensors, config and tokenizer, file by file replaced.
 
         Safe on the folder the model came from, which may still be mapped into its memory.
+
+        Raises:
+            UnsupportedError: something stands before its prompts, which weights cannot hold.
         """
+        self.require_bare("a model folder")
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder) as fresh, quiet():
@@ -86,15 +99,34 @@ class LanguageModel:
 
     def copy(self) -> LanguageModel:
         """The same model on its own tensors; ties between tensors stay."""
-        return LanguageModel(copy.deepcopy(self.model), self.tokenizer, self.source)
+        return LanguageModel(copy.deepcopy(self.model), self.tokenizer, self.source, self.preamble)
+
+    def require_bare(self, what: str) -> None:
+        """Nothing, if nothing stands before this model's prompts.
+
+        Raises:
+            UnsupportedError: something does, and ``what`` has no place for it.
+        """
+        if self.preamble:
+            raise UnsupportedError(
+                f"{what} is of weights, and {self.source} is served with an instruction before "
+                "each prompt, which no weights hold; take the model without it"
+            )
+
+    def bare(self) -> LanguageModel:
+        """The same weights without words in front; the model itself where it has none."""
+        if not self.preamble:
+            return self
+        return LanguageModel(self.model, self.tokenizer, self.source)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over every tensor's name, type, shape and bytes; see ``digest_of``.
 
-        Kept until ``changed`` is called.
+        With a preamble also over that. Kept until ``changed`` is called.
         """
-        return digest_of(self.model.state_dict())
+        weights = digest_of(self.model.state_dict())
+        return self.preamble.digest_with(weights) if self.preamble else weights
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -110,7 +142,8 @@ class LanguageModel:
     def encode(self, prompt: str, completion: str = "") -> Encoding:
         """Token ids of prompt and completion in one go, and where the completion starts.
 
-        Special tokens are added in front as the tokenizer does, never behind.
+        Special tokens are added in front as the tokenizer does, never behind. What the preamble
+        puts before the prompt counts as prompt.
 
         Raises:
             InputError: a completion without tokens, or a text longer than the context.
@@ -120,7 +153,8 @@ class LanguageModel:
 
     def encode_all(self, texts: Sequence[tuple[str, str]]) -> Iterator[Encoding]:
         """``encode`` of each pair of prompt and completion, in order."""
-        for encoded in encoding.encode(self.tokenizer, texts, self.context_length):
+        before = self.preamble.before
+        for encoded in encoding.encode(self.tokenizer, texts, self.context_length, before):
             if max(encoded.ids, default=0) >= self.vocabulary_size:
                 raise ModelError(
                     f"the tokenizer of {self.source} gave token {max(encoded.ids)}, but the model "
@@ -136,7 +170,8 @@ class LanguageModel:
         Raises:
             ForgetSetError: the subject does not occur in the prompt.
         """
-        return encoding.subject_span(self.tokenizer, prompt, subject, occurrence)
+        before = self.preamble.before(prompt)
+        return encoding.subject_span(self.tokenizer, prompt, subject, occurrence, before)
 
     @cached_property
     def adds_bos(self) -> bool:

@@ -39,6 +39,7 @@ def forget(
     """
     from unlearn.strategies.sites import check_sites
 
+    model.require_bare("forgetting")
     chosen = strategies.create(strategy, settings or {})
     check_sites(strategy, chosen.honours, model, forget_set, sites)
     artifact: Artifact = chosen.forget(model, forget_set, sites, seed=seed, progress=progress)

@@ -27,7 +27,8 @@ def label_of(claims: Sequence[Claim], case: Case, criteria: Sequence[Criterion])
     implied answers of two against one of two by the reference, 50 points where 25 are allowed,
     keep the word from them. Never of the original itself.
 
-    Removed also needs PASS for lower precision, relearning and hidden states.
+    Removed also needs PASS for lower precision, relearning and hidden states, and weights that are
+    by themselves what was audited.
     """
     by_id = {claim.id: claim for claim in claims}
     judged = {c.id for c in claims if c.verdict is not Verdict.NOT_RUN}
@@ -39,6 +40,8 @@ def label_of(claims: Sequence[Claim], case: Case, criteria: Sequence[Criterion])
     if not all(_shows_nothing(c, by_id[c.id], case) for c in outputs):
         return "none"
     returning = [claim for claim in claims if claim.id in REMOVED]
+    if case.served_only:
+        return "suppressed"
     if len(returning) == len(REMOVED) and _all_pass([*returning, *_of(by_id, outputs)]):
         return "removed"
     return "suppressed"

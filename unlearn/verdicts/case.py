@@ -26,6 +26,8 @@ class Case:
     seed: int
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Probes of the tier that were not run, and why."""
+    served_only: bool = False
+    """Whether the audited model is held by words in front of its prompts, not by its weights."""
     margins: Mapping[str, float] = field(default_factory=dict)
     """Margins from calibration, by figure, in place of the standing ones."""
 

@@ -1,0 +1,211 @@
+"""Adapter: a LoRA beside the weights, merged into them when it is applied."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unlearn.artifact import (
+    Artifact,
+    Provenance,
+    check_base,
+    filled,
+    layout_of,
+    tensors_of,
+)
+from unlearn.errors import ArtifactError, ModelError
+
+if TYPE_CHECKING:
+    from unlearn.model.language_model import LanguageModel
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base as it is. Of the others most also change its
+weights, so that their LoRA fits a base that nobody has."""
+
+
+class Adapter(Artifact):
+    """A LoRA (Hu et al. 2022) in peft's format: small, and only whole together with its base.
+
+    An artifact of this kind is also a peft adapter folder. ``apply`` merges: W + scale B A, rounded
+    to the type of W. Rounding may differ in the last bit between processors, so ``result_digest``
+    is that of the machine the artifact was made on, and others need not arrive at it.
+    """
+
+    kind = "adapter"
+    threat_model = "weights"
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        provenance: Provenance,
+        forget_set_key: bytes | None = None,
+    ) -> None:
+        super().__init__(provenance, forget_set_key)
+        self.config = dict(config)
+        """What ``adapter_config.json`` holds."""
+        self.tensors = dict(tensors)
+        """What ``adapter_model.safetensors`` holds."""
+
+    @classmethod
+    def on(
+        cls,
+        model: LanguageModel,
+        folder: str | Path,
+        provenance: Provenance,
+        *,
+        forget_set_digest: str | None = None,
+    ) -> Adapter:
+        """The artifact of the adapter in a folder that peft's ``save_pretrained`` wrote.
+
+        ``model`` is its base and stays as it is. Fills what ``FullWeights.between`` fills.
+
+        Raises:
+            ArtifactError: there is none, it is no LoRA, or it does not fit the model.
+        """
+        made = cls.read_payload(Path(folder), provenance, None)
+        result = made._merged(model)
+        return cls(made.config, made.tensors, *filled(provenance, model, result, forget_set_digest))
+
+    def apply(self, model: LanguageModel) -> LanguageModel:
+        """A copy of ``model`` with the adapter merged into its weights; see ``Artifact.apply``."""
+        check_base(model, self.provenance.base_digest)
+        return self._merged(model)
+
+    def revert(self, model: LanguageModel) -> LanguageModel:
+        """The base, loaded from where it came from; see ``Artifact.revert``.
+
+        A merge cannot be subtracted bit for bit, because it rounded, and an adapter keeps no copy
+        of its base. So the base is read again, and given back if its digest is the one noted and
+        the adapter turns it into ``model``.
+
+        Raises:
+            ArtifactError: it is not there any more, or ``model`` did not come from it.
+        """
+        from unlearn.model.language_model import LanguageModel
+
+        source, dtype = self.provenance.base_source, str(model.dtype).removeprefix("torch.")
+        base, why = None, "it was never on disk"
+        if source not in ("", "memory"):
+            try:
+                base = LanguageModel.load(source, device=str(model.device), dtype=dtype)
+            except ModelError as error:
+                why = str(error)
+        if base is None:
+            raise ArtifactError(
+                f"an adapter keeps no copy of its base, and {source or 'its source'!r} cannot be "
+                f"loaded again ({why}); take the model from before instead"
+            )
+        if self.apply(base).digest != model.digest:
+            raise ArtifactError(
+                f"{model.source} with digest {model.digest[:12]} is not what this adapter makes of "
+                f"{source}; give the model that apply gave"
+            )
+        return base
+
+    def write_payload(self, folder: Path) -> None:
+        """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, as peft does."""
+        text = json.dumps(self.config, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+        (folder / CONFIG).write_text(text, encoding="utf-8")
+        tensors = {name: self.tensors[name].cpu().contiguous() for name in sorted(self.tensors)}
+        save_file(tensors, folder / WEIGHTS)
+
+    @classmethod
+    def read_payload(
+        cls, folder: Path, provenance: Provenance, forget_set_key: bytes | None
+    ) -> Adapter:
+        """The adapter whose files lie in ``folder``."""
+        try:
+            config = json.loads((folder / CONFIG).read_bytes())
+            tensors = load_file(folder / WEIGHTS)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ArtifactError(
+                f"{folder} does not read as a peft adapter in safetensors format: {error}"
+            ) from None
+        if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+            raise ArtifactError(f"{folder / CONFIG} is not that of a LoRA; no other kind is merged")
+        return cls(config, tensors, provenance, forget_set_key)
+
+    def _merged(self, model: LanguageModel) -> LanguageModel:
+        copy = model.copy()
+        layout = layout_of(tensors_of(model))
+        trained = {name: p.requires_grad for name, p in copy.model.named_parameters()}
+        try:
+            # Peft says in warnings what is checked here, and what concerns training alone.
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                copy.model = self._attached(copy).merge_and_unload(safe_merge=True).eval()
+        except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
+            # The rest of such messages lists all modules of the model.
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+            raise ArtifactError(
+                f"the adapter does not merge into {model.source}: {reason}"
+            ) from error
+        copy.__dict__.pop("anatomy", None)
+        copy.changed()
+        if layout_of(tensors_of(copy)) != layout:
+            raise ArtifactError(
+                f"merged into {model.source}, the adapter changes more than the values of its "
+                "tensors (their names, types, shapes or ties); no plain model folder could hold it"
+            )
+        for name, parameter in copy.model.named_parameters():
+            parameter.requires_grad_(trained[name])
+        return copy
+
+    def _attached(self, copy: LanguageModel) -> Any:
+        """The model with the adapter beside its weights, every tensor of the adapter in place."""
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+        known = LoraConfig.__dataclass_fields__
+        unknown = sorted(key for key, value in self.config.items() if key not in known and value)
+        start = self.config.get("init_lora_weights", True)
+        if unknown or start not in PLAIN_STARTS:
+            what = f"sets {unknown[0]!r}" if unknown else f"was started with {start!r}"
+            raise ArtifactError(
+                f"the adapter {what}, which cannot be merged faithfully here; convert it to a "
+                "plain LoRA with peft first"
+            )
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / CONFIG
+            path.write_text(json.dumps(self.config), encoding="utf-8")
+            config = LoraConfig.from_pretrained(folder)
+        config.init_lora_weights = True
+        attached = get_peft_model(copy.model, config, low_cpu_mem_usage=True)
+        _refuse_ties(attached, copy)
+        report: Any = set_peft_model_state_dict(attached, self.tensors, low_cpu_mem_usage=True)
+        lacking = sorted(name for name, p in attached.named_parameters() if p.is_meta)
+        strangers = sorted(report.unexpected_keys)
+        if lacking or strangers:
+            what = f"lacks {lacking[0]}" if lacking else f"holds {strangers[0]}, which fits nothing"
+            raise ArtifactError(f"{WEIGHTS} {what}; it does not belong to its {CONFIG}")
+        return attached
+
+
+def _refuse_ties(attached: Any, copy: LanguageModel) -> None:
+    """An error where the adapter is beside a weight that another module shares.
+
+    Merging there would change both modules, and the adapter changes what one of them does.
+    """
+    owners: dict[int, int] = {}
+    named = dict(attached.named_modules(remove_duplicate=False))
+    for module in named.values():
+        for parameter in module.parameters(recurse=False):
+            owners[parameter.data_ptr()] = owners.get(parameter.data_ptr(), 0) + 1
+    for name in attached.base_model.targeted_module_names:
+        weight = getattr(attached.base_model.model.get_submodule(name), "weight", None)
+        if weight is not None and owners.get(weight.data_ptr(), 0) > 1:
+            raise ArtifactError(
+                f"the adapter acts on {name}, whose weight another module of {copy.source} shares; "
+                "merged, it would change both. Train it on other modules"
+            )

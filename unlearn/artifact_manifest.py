@@ -1,0 +1,150 @@
+"""artifact.json: how an artifact came to be, and the proof that its files are whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue, ValidationError
+
+from unlearn.errors import ArtifactError
+from unlearn.types import Noun, Sites
+
+MANIFEST = "artifact.json"
+KEY = "forget_set.key"
+
+ThreatModel = Literal["weights", "served-only"]
+"""``weights``: holds for whoever has the weights. ``served-only``: holds behind an interface."""
+
+
+class SitesSummary(Noun):
+    """Where an update was allowed to act, without masks or record ids."""
+
+    method: str
+    layers: tuple[int, ...] | None = None
+    modules: tuple[str, ...] | None = None
+    parts: tuple[str, ...] = ()
+    """The restrictions that were present, masks included."""
+    settings: Mapping[str, str | int | float | bool | None] = {}
+    seed: int = 0
+
+    @classmethod
+    def of(cls, sites: Sites | None) -> SitesSummary | None:
+        """The summary of ``sites``; ``None`` where there was no restriction."""
+        if sites is None:
+            return None
+        return cls(
+            method=sites.method,
+            layers=sites.layers,
+            modules=sites.modules,
+            parts=tuple(sorted(sites.parts)),
+            settings=sites.settings,
+            seed=sites.seed,
+        )
+
+
+class Provenance(Noun):
+    """How an artifact came to be."""
+
+    strategy: str
+    settings: Mapping[str, JsonValue] = {}
+    seed: int = 0
+    sites: SitesSummary | None = None
+    base_source: str = ""
+    base_digest: str = ""
+    """Digest of the model before. ``FullWeights.between`` fills it, and the next one."""
+    result_digest: str = ""
+    forget_set_hash: str = ""
+    """``keyed_hash`` of the forget set's digest."""
+    versions: Mapping[str, str] = {}
+    """Package name to version."""
+    steps: tuple[Mapping[str, JsonValue], ...] = ()
+    """What was logged at each step."""
+    stop_reason: str = ""
+    tokens: int = 0
+    """Tokens that gradients were taken of."""
+    seconds: float = 0.0
+
+
+class Manifest(Noun):
+    """What ``artifact.json`` holds."""
+
+    schema_version: Literal["1"] = "1"
+    kind: str
+    threat_model: ThreatModel
+    provenance: Provenance
+    files: Mapping[str, str]
+    """File name to SHA-256."""
+    checksum: str = ""
+    """SHA-256 of this manifest with an empty ``checksum``."""
+
+    def computed_checksum(self) -> str:
+        """What ``checksum`` has to be."""
+        plain = self.model_copy(update={"checksum": ""}).model_dump(mode="json")
+        text = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a folder, checked against its own checksum.
+
+    Raises:
+        ArtifactError: there is none, or it was changed.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, detail["loc"])) or "the whole file"
+        raise ArtifactError(f"{file} does not read: {field}: {detail['msg']}") from None
+    if manifest.checksum != manifest.computed_checksum():
+        raise ArtifactError(f"{file} was changed or damaged after it was written")
+    if any(name in (MANIFEST, KEY) or Path(name).name != name for name in manifest.files):
+        raise ArtifactError(f"{file} lists a file outside its own folder")
+    return manifest
+
+
+def read_key(folder: Path) -> bytes | None:
+    """The key that ties the artifact to its forget set; ``None`` where it is gone.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
+    if not (folder / KEY).exists():
+        return None
+    try:
+        return bytes.fromhex((folder / KEY).read_text(encoding="ascii"))
+    except ValueError:
+        raise ArtifactError(f"{folder / KEY} is damaged; restore it or delete it") from None
+
+
+def check_replaceable(target: Path) -> None:
+    """Nothing, if an artifact may be written there.
+
+    Raises:
+        ArtifactError: the folder holds anything that is not an artifact.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    reason = "is a file"
+    if target.is_dir():
+        try:
+            ours = {MANIFEST, KEY, *read_manifest(target).files}
+            strangers = sorted(file.name for file in target.iterdir() if file.name not in ours)
+            reason = f"also holds {strangers[0]}" if strangers else ""
+        except ArtifactError:
+            reason = "holds something that is not an artifact"
+    if reason:
+        raise ArtifactError(f"{target} {reason} and is not overwritten; choose another folder")
