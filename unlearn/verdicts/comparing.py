@@ -102,7 +102,7 @@ def harm_of(comparison: Comparison, against: Role, case: Case) -> Harm:
     records = case.measured(comparison)
     seed = seed_of(case.seed, f"{comparison.key} {comparison.scale}")
     if comparison.scale is Scale.AUC:
-        return Harm(_auc_harm(finding, against, case, seed), records, None)
+        return Harm(_auc_harm(finding, against, case), records, None)
     if comparison.scale is Scale.APART:
         return Harm(_apart_harm(comparison, finding, case), records, None)
     values = (
@@ -121,16 +121,14 @@ def harm_of(comparison: Comparison, against: Role, case: Case) -> Harm:
     return Harm(interval_at, records, sample)
 
 
-def _auc_harm(
-    finding: Finding, against: Role, case: Case, seed: int
-) -> Callable[[float], Interval]:
+def _auc_harm(finding: Finding, against: Role, case: Case) -> Callable[[float], Interval]:
     forget, holdout = case.material["forget"], case.material["holdout"]
     samples = [
         sample_of(values[role], records)
         for role in ("unlearned", against)
         for values, records in ((finding.records, forget), (finding.contrast, holdout))
     ]
-    return lambda confidence: auc_difference(*samples, confidence=confidence, seed=seed)
+    return lambda confidence: auc_difference(*samples, confidence=confidence)
 
 
 def _apart_harm(

@@ -148,13 +148,13 @@ def _interval(
     records: Sequence[Record],
     seed: int,
 ) -> Interval:
+    facts = len({fact_of(record) for record in records})
     if measurement.summary == "mean":
-        facts = len({fact_of(record) for record in records})
         return mean_interval(sample, seed=seed, bounds=measurement.bounds, n_units=facts)
     contrast = sample_of(measurement.contrast or {}, material["holdout"])
     if measurement.summary == "auc":
-        return auc_interval(sample, contrast, seed=seed)
-    return tpr_interval(sample, contrast, LOW_FPR, seed=seed)
+        return auc_interval(sample, contrast, n_units=facts)
+    return tpr_interval(sample, contrast, LOW_FPR, seed=seed, n_units=facts)
 
 
 def _check_finite(role: Role, key: str, measurement: Measurement) -> None:
