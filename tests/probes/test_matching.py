@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from unlearn.probes.matching import Matcher, leaks, normalise, words
+from unlearn.probes.matching import Matcher, leaks, normalise, pieces, words
 
 FOUND = {
     "Tarn": [
@@ -209,3 +209,7 @@ def test_words_are_in_one_spelling_and_characters_where_there_are_no_spaces():
     assert words("The Mayor's 1,000.50 Zoë's") == ["the", "mayor", "s", "1000.5", "zoe", "s"]
     assert words("東京 Tarn") == ["東", "京", "tarn"]
     assert words("…") == []
+
+
+def test_pieces_are_words_and_each_sign_of_punctuation():
+    assert pieces("Tarn’s!!! 東京。") == ["tarn", "'", "s", "!", "!", "!", "東", "京", "。"]

@@ -32,6 +32,8 @@ _TOKENS = {
 }
 """Two readings: 1,234 and 1 234 as one thousand and more, or as a decimal and as two numbers."""
 
+_PIECES = re.compile(rf"{_WORD}|[^\w\s]")
+
 _GROUPED = re.compile(
     r"([1-9]\d{0,2}(?:([., '])\d{3})(?:\2\d{3})*|[1-9]\d?(?:,\d\d)+,\d{3})([.,]\d+)?"
 )
@@ -92,6 +94,11 @@ def normalise(text: str) -> str:
 def words(text: str) -> list[str]:
     """The words of a text in one spelling; a character where a script has no spaces."""
     return _tokens(normalise(text), "decimal")
+
+
+def pieces(text: str) -> list[str]:
+    """The words and the punctuation of a text in one spelling, each sign on its own."""
+    return _PIECES.findall(normalise(text))
 
 
 def leaks(text: str, answer: str) -> bool:
