@@ -22,6 +22,7 @@ from unlearn.artifact import (
     tensors_of,
 )
 from unlearn.errors import ArtifactError, ModelError
+from unlearn.model.quiet import quiet_import
 
 if TYPE_CHECKING:
     from unlearn.model.language_model import LanguageModel
@@ -165,7 +166,8 @@ class Adapter(Artifact):
 
     def _attached(self, copy: LanguageModel) -> Any:
         """The model with the adapter beside its weights, every tensor of the adapter in place."""
-        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+        with quiet_import():
+            from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
         known = LoraConfig.__dataclass_fields__
         unknown = sorted(key for key, value in self.config.items() if key not in known and value)

@@ -14,7 +14,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.locate import locate_and_trace
 from unlearn.locate.causal_trace import CausalTrace
 from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
-from unlearn.locate.journal import Journal
+from unlearn.locate.journal import TraceJournal
 from unlearn.locate.trace import Skipped
 from unlearn.locate.tracing_facts import read_fact, token_texts
 from unlearn.model.hooks import first, replace_first
@@ -200,7 +200,7 @@ def test_an_interrupted_trace_goes_on_and_gives_the_same(lab, few, tmp_path):
 
 def test_a_journal_of_other_settings_is_begun_anew_and_another_file_is_spared(lab, few, tmp_path):
     journal = tmp_path / "trace.partial"
-    journal.write_text(json.dumps({"unlearn_trace_journal": "of something else"}) + "\n")
+    journal.write_text(json.dumps({"unlearn_journal": "trace", "belongs_to": "else"}) + "\n")
     assert CausalTrace(alone()).trace(lab, few, journal=journal) == trace(lab, few)
     mine = tmp_path / "thesis.txt"
     mine.write_text("mine")
@@ -375,12 +375,12 @@ def test_a_journal_survives_separators_in_answers_and_a_line_cut_in_a_character(
         Skipped(id=f"r{number}", reason="not-known", model_answer=answer)
         for number, answer in enumerate(("a\u2028b", "c\x85d", "e\nf"))
     ]
-    journal = Journal(path, "this")
+    journal = TraceJournal(path, "this")
     for entry in entries:
         journal.add(entry)
     with path.open("ab") as file:
         file.write('{"id":"r9","reason":"not-known","model_answer":"\u00e9'.encode()[:-1])
-    assert list(Journal(path, "this").entries.values()) == entries
+    assert list(TraceJournal(path, "this").entries.values()) == entries
 
 
 def test_a_name_too_long_for_the_context_is_no_donor_and_no_error(lab, few):

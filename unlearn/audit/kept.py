@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ class Kept:
     def add(self, label: str, known: Known, tokens: str) -> None:
         """Keeps the figures of one pass."""
         self._tokens[label] = tokens
-        if self.store is None:
+        if self.store is None or not _finite(known.values()):
             return
         for name, measurements in known.items():
             self.store.add(f"{label} {name}", [_written(m) for m in measurements])
@@ -61,12 +62,22 @@ class Kept:
 
     def add_roles(self, label: str, name: str, known: Mapping[Role, list[Measurement]]) -> None:
         """Keeps a model probe's figures."""
-        if self.store is not None:
+        if self.store is not None and _finite(known.values()):
             value = {role: [_written(m) for m in list_] for role, list_ in known.items()}
             self.store.add(f"{label} {name}", value)
 
     def _find(self, key: str) -> Any:
         return None if self.store is None else self.store.get(key)
+
+
+def _finite(known: Iterable[list[Measurement]]) -> bool:
+    """Whether all is well with the figures; those that are not end the audit and are not kept."""
+    return all(
+        math.isfinite(value)
+        for measurements in known
+        for one in measurements
+        for value in (*one.values.values(), *(one.contrast or {}).values())
+    )
 
 
 def _written(measurement: Measurement) -> dict[str, Any]:

@@ -114,11 +114,12 @@ def run(job: Job) -> list[Measured]:
             f"the forget set ({', '.join(job.material)}) has nothing for the probes "
             f"{', '.join(job.probes)}"
         )
-    passes = sum(len(_models_at(job, condition)) for condition in ("", *job.precisions))
+    conditions = ("", *job.precisions) if asked or prompts else ()
+    passes = sum(len(_models_at(job, condition)) for condition in conditions)
     drawings = {p.drawing for _, p in probes if isinstance(p, GenerationProbe)}
     pace = Pace(job.progress, passes + len(of_models), bool(asked) + len(drawings))
     found: list[Measured] = []
-    for condition in ("", *job.precisions):
+    for condition in conditions:
         found += _texts_measured(job, condition, asked, prompts, pace)
     found += [_models_measured(job, name, probe, pace) for name, probe in of_models.items()]
     found += [Measured(p, "", {"unlearned": p.measure(material, job.seed)}) for p in of_records]

@@ -16,7 +16,7 @@ from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate.averages import average
 from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
-from unlearn.locate.journal import Journal
+from unlearn.locate.journal import TraceJournal
 from unlearn.locate.selection import choose
 from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.locate.trace import KINDS, ROLES, SUBJECT_ROLES, FactTrace, Role, Skipped, Trace
@@ -112,7 +112,7 @@ class CausalTrace:
         asked = [read_fact(model, record) for record in pick(forget_set, also)]
         facts = [read_fact(model, record) for record in records]
         others = [read_fact(model, record) for record in beside]
-        kept = Journal(journal, self._belongs_to(model, forget_set, seed))
+        kept = TraceJournal(journal, self._belongs_to(model, forget_set, seed))
         tracer = FactTracer(model, forget_set, facts, config, seed, self.engine(model))
         waiting = self._run(tracer, (facts, others), kept, progress)
         found = [kept.entries[r.id] for r in records if r.id in kept.entries]
@@ -168,7 +168,7 @@ class CausalTrace:
         self,
         tracer: FactTracer,
         samples: Sequence[Sequence[Fact]],
-        kept: Journal,
+        kept: TraceJournal,
         progress: Progress,
     ) -> list[str]:
         """Traces what is not in the journal; returns the ids for which the time did not suffice."""
@@ -193,7 +193,7 @@ class CausalTrace:
         return []
 
     def _extra(
-        self, tracer: FactTracer, asked: Sequence[Fact], kept: Journal
+        self, tracer: FactTracer, asked: Sequence[Fact], kept: TraceJournal
     ) -> Iterator[FactTrace | Skipped]:
         """Those asked for that were not drawn or reached; never journalled, so never averaged."""
         left = [fact for fact in asked if fact.record.id not in kept.entries]

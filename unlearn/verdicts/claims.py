@@ -10,6 +10,7 @@ from unlearn.types import Claim, Verdict
 from unlearn.verdicts.case import SEVERITY, Case, Decision, joined
 from unlearn.verdicts.comparing import Compared, compare
 from unlearn.verdicts.criteria import ALPHA, DOUBT_MARGIN, Comparison, Criterion
+from unlearn.verdicts.decoys import by_rank
 
 BLIND = "blind_membership/forget"
 """The finding that tells forget from holdout records without any model."""
@@ -74,6 +75,8 @@ def _decide(criterion: Criterion, found: Sequence[Comparison], case: Case) -> De
         return Decision(Verdict.NOT_RUN, _why_nothing(criterion))
     if against == "original":
         return Decision(Verdict.NOT_RUN, "No original model was given to compare with.")
+    if criterion.by_rank and (ranked := by_rank(found[0], case)):
+        return ranked
     figures = "; ".join(
         f"{case.findings[c.key].title}: {case.findings[c.key].models['unlearned'].value:.3f}"
         for c in found

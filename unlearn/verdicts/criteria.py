@@ -88,6 +88,8 @@ class Criterion:
     needs a p-value that holds after Holm's correction over all of them."""
     precise: bool = False
     """Whether it repeats the comparisons of other claims at lower precision."""
+    by_rank: bool = False
+    """Whether the rank test judges it where there is no reference."""
     needs_blind: bool = False
     """Whether it is CONFOUNDED where forget and holdout records differ without any model."""
 
@@ -202,6 +204,14 @@ STANDARD: tuple[Criterion, ...] = (
             _attack("changed-choices", "choice_answers"),
         ),
         searching=True,
+    ),
+    Criterion(
+        id="ranks-like-unseen",
+        statement="Among wrong answers the right ones rank as if the model never saw them.",
+        against="reference",
+        tier="standard",
+        comparisons=(_known("decoy-rank", "decoy_rank", SPARSE_MARGIN, "decoys of one relation"),),
+        by_rank=True,
     ),
     Criterion(
         id="not-a-member",
