@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from unlearn.model.batches import IGNORED
 from unlearn.strategies.losses import (
-    IGNORED,
     ascent,
     forward_kl,
     inverted_hinge,

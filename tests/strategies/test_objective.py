@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.model.scoring import score
-from unlearn.strategies.batches import encode
 from unlearn.strategies.gradient_ascent import (
     AscentObjective,
     Gate,
@@ -17,7 +17,6 @@ from unlearn.strategies.gradient_ascent import (
     Guesses,
     reference_scores,
 )
-from unlearn.strategies.losses import IGNORED
 from unlearn.strategies.training import Pairs
 from unlearn.types import Record
 

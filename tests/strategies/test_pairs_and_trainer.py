@@ -9,11 +9,10 @@ import torch
 
 from unlearn.errors import NumericalError
 from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.batches import Deck, encode
 from unlearn.strategies.counterfactual import near_statements
 from unlearn.strategies.gradient_ascent import AscentObjective, GradientAscentConfig, Guesses
-from unlearn.strategies.losses import IGNORED
 from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
 
 
@@ -43,20 +42,6 @@ def chosen(batches: list[MicroBatch]) -> tuple[set[int], set[int]]:
     forget = chain.from_iterable(batch.forget.records.tolist() for batch in batches)
     retain = chain.from_iterable(b.retain.records.tolist() for b in batches if b.retain)
     return set(forget), set(retain)
-
-
-def test_a_deck_gives_every_card_once_a_round() -> None:
-    deck = Deck(range(7), np.random.default_rng(0))
-    drawn = list(chain.from_iterable(deck.draw(3) for _ in range(7)))
-    assert sorted(drawn) == sorted([*range(7)] * 3)
-
-
-def test_a_draw_never_holds_a_card_twice() -> None:
-    deck = Deck(range(5), np.random.default_rng(0))
-    for _ in range(30):
-        assert len(set(deck.draw(3))) == 3
-    assert sorted(deck.draw(9)) == [0, 1, 2, 3, 4]
-    assert Deck([], np.random.default_rng(0)).draw(2) == []
 
 
 def test_only_answer_tokens_carry_labels(untrained: LanguageModel, forget_set: ForgetSet) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies import forget
-from unlearn.strategies.batches import encode
 from unlearn.strategies.counterfactual import near_statements
 from unlearn.strategies.gradient_ascent import (
     AscentObjective,
@@ -20,7 +20,6 @@ from unlearn.strategies.gradient_ascent import (
     Guesses,
     reference_scores,
 )
-from unlearn.strategies.losses import IGNORED
 from unlearn.strategies.sites import find_scope, find_tokens
 from unlearn.strategies.training import MicroBatch, Pairs
 from unlearn.types import Sites

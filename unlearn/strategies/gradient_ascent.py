@@ -22,10 +22,10 @@ from torch import Tensor
 from unlearn.artifact import FullWeights, Provenance, SitesSummary
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import IGNORED, Rows, collate
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies import losses
-from unlearn.strategies.batches import Rows, collate
 from unlearn.strategies.losses import Predictions
 from unlearn.strategies.matching import Ingredients, Outcome, unlearn_by_training
 from unlearn.strategies.sites import check_sites
@@ -199,7 +199,7 @@ class Gate(NamedTuple):
 
         Judged on the very predictions that the loss is made of, so it is never out of date.
         """
-        in_answer = rows.answer[:, 1:][rows.labels[:, 1:] != losses.IGNORED]
+        in_answer = rows.answer[:, 1:][rows.labels[:, 1:] != IGNORED]
         counts = predictions.sum_by_row(in_answer.float())
         logprobs = torch.where(in_answer, predictions.label_logprobs.detach(), 0)
         nll = -predictions.sum_by_row(logprobs) / counts
@@ -305,15 +305,15 @@ def run(model: Any, rows: Rows) -> Predictions:
 
 def counted(rows: Rows, predictions: Predictions) -> tuple[Rows, Predictions]:
     """The rows with labels only where a token may carry a forget loss, and their predictions."""
-    keep = rows.counted[:, 1:][rows.labels[:, 1:] != losses.IGNORED]
-    fewer = rows._replace(labels=rows.labels.masked_fill(~rows.counted, losses.IGNORED))
+    keep = rows.counted[:, 1:][rows.labels[:, 1:] != IGNORED]
+    fewer = rows._replace(labels=rows.labels.masked_fill(~rows.counted, IGNORED))
     return fewer, predictions.where(keep)
 
 
 def at_labels(table: Tensor, rows: Rows) -> Tensor:
     """(N,) the entries of a (R, T) table of forget records at the labelled positions of a batch."""
     targets = rows.labels[:, 1:]
-    row, column = (targets != losses.IGNORED).nonzero(as_tuple=True)
+    row, column = (targets != IGNORED).nonzero(as_tuple=True)
     return table[rows.records[row], column + 1]
 
 
@@ -334,6 +334,6 @@ def reference_scores(
         for at in range(0, len(pairs.forget), REFERENCE_BATCH):
             chosen = range(at, min(at + REFERENCE_BATCH, len(pairs.forget)))
             rows = collate(pairs.forget, chosen, pairs.config.loss_on).to(model.device)
-            row, column = (rows.labels[:, 1:] != losses.IGNORED).nonzero(as_tuple=True)
+            row, column = (rows.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
             table[rows.records[row], column + 1] = pushed(run(model.model, rows), on)
     return table

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100
-"""The label of a position that does not count."""
+from unlearn.model.batches import IGNORED
 
 
 class Predictions(NamedTuple):

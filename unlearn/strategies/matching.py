@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.batches import encode
 from unlearn.strategies.counterfactual import Guess, guesses, near_statements
 from unlearn.strategies.sites import Scope, find_scope, find_tokens
 from unlearn.strategies.stopping import (

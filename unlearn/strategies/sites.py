@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from unlearn.errors import InputError, UnsupportedError
 from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import LossOn, first_label
 from unlearn.model.hooks import find_module, nearest
 from unlearn.model.language_model import Encoding, LanguageModel
-from unlearn.strategies.batches import LossOn, first_label
 from unlearn.types import Sites
 
 

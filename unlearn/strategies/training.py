@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainingArguments
 
 from unlearn.errors import NumericalError
+from unlearn.model.batches import Deck, LossOn, Rows, collate, first_label
 from unlearn.model.language_model import Encoding, LanguageModel
-from unlearn.strategies.batches import Deck, LossOn, Rows, collate, first_label
 from unlearn.types import Noun
 
 DRAWS_PER_RECORD, MIN_STEPS = 40, 80

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from unlearn.model.language_model import Encoding, LanguageModel
-from unlearn.strategies.losses import IGNORED
 from unlearn.types import Statement
+
+IGNORED = -100
+"""The label of a position that does not count."""
 
 LossOn = Literal["answer", "text"]
 """The tokens that carry labels: those of the answer, or of prompt and answer."""
