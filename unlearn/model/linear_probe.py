@@ -58,7 +58,7 @@ def predict(
     labellings: Sequence[Labels],
     test: npt.NDArray[np.float32],
 ) -> list[Labels]:
-    """What the probe trained on all of ``train`` (example, width) says of ``test``, by labelling."""
+    """What a probe trained on all of ``train`` (example, width) says of ``test``, by labelling."""
     coded = _code(labellings)
     return coded.said(_ridge().fit(train, coded.targets).predict(test))
 

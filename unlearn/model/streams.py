@@ -1,6 +1,6 @@
 """The residual stream of many texts at chosen tokens, at every depth.
 
-Depths are what goes into each block, and what comes out of the last: one more than there are blocks.
+Depths are what goes into each block, and what comes out of the last: one more than blocks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unlearn.model.activations import by_length
-from unlearn.model.forward import forward_only
+from unlearn.model.forward import forward_only, pad_right
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.runs import recorded
 from unlearn.model.sweep import Decoder
@@ -50,13 +50,7 @@ def read_states(
     """
     decoder = Decoder(lm.model, lm.anatomy)
     for group in by_length(texts, max_batch_tokens):
-        width = len(texts[group[0]])
-        ids = torch.zeros(len(group), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, index in enumerate(group):
-            ids[row, : len(texts[index])] = torch.tensor(texts[index])
-            mask[row, : len(texts[index])] = 1
-        # With padding on the right every text starts at position 0, so default positions hold.
+        ids, mask = pad_right([texts[index] for index in group])
         with forward_only(lm.model), recorded(lm.model, lm.anatomy, ()) as run:
             decoder.forward(ids.to(lm.device), attention_mask=mask.to(lm.device))
         rows = [row for row, index in enumerate(group) for _ in positions[index]]
