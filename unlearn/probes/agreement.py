@@ -38,10 +38,10 @@ class Agreement(ModelProbe):
     on the holdout split is what two models differ by on what neither was trained on; a model that
     forgot should not differ by much more.
 
-    Known failure: two references from different seeds are unsure in different ways, and differ on
-    the forget records almost as far as an original differs from either, so a high figure proves
-    nothing; only one near the holdout's says something. Vocabularies padded to different sizes are
-    compared on what they share.
+    Known failure: two references from different seeds lie about as far apart on the forget records
+    as on the holdout, half of what an original lies from either, so no model can be held to 0; with
+    few facts that distance is uncertain. Vocabularies padded to different sizes are compared on
+    what they share.
     """
 
     summary = "how far what a model would say lies from what a reference would say"

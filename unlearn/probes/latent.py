@@ -58,7 +58,8 @@ class LogitLens(ModelProbe):
     Curves: share and log-probability by how many blocks the state has passed.
 
     Four candidates at every depth find some answers by luck: only a reference says how many. What
-    is written in another basis than the unembedding's is missed.
+    is written in another basis than the unembedding's is missed, and an unembedding that was itself
+    edited blinds the lens; ``patching-depth`` and ``linear-probe`` do not depend on it.
     """
 
     summary = "whether some depth still brings up the answers to forget"

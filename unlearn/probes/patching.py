@@ -39,6 +39,8 @@ class PatchingDepth(ModelProbe):
     Curve: one minus the mean clipped ratio at each layer that carries anything, by how many blocks
     the states have passed.
 
+    Known failure: states that were bent so that the original cannot use them, such as by a constant
+    added to all of them, count as erased. A low figure is no proof; a high one is.
     Records of which no layer carries anything are left out. Models of another shape than the
     original cannot be patched into it; then there is no figure. A reference from another seed
     writes its states in another basis, which can only raise d1.

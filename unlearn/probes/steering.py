@@ -83,7 +83,7 @@ class Steering(ModelProbe):
 
 def halved(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
     """The records of one half of the facts, and of the other."""
-    facts = list(dict.fromkeys(map(fact_of, records)))
+    facts = sorted(set(map(fact_of, records)))
     order = np.random.default_rng(seed).permutation(len(facts))
     first = {facts[at] for at in order[: (len(facts) + 1) // 2]}
     return (
@@ -93,8 +93,9 @@ def halved(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Rec
 
 
 def _drawn(records: Sequence[Record], most: int, seed: int) -> list[Record]:
-    order = np.random.default_rng(seed).permutation(len(records))[:most]
-    return [records[at] for at in sorted(order.tolist())]
+    by_id = sorted(records, key=lambda record: record.id)
+    order = np.random.default_rng(seed).permutation(len(by_id))[:most]
+    return [by_id[at] for at in sorted(order.tolist())]
 
 
 def shifts(lm: LanguageModel, records: Sequence[Record], bench: Bench) -> list[Shift]:
