@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,8 @@ class Journal:
         lines = self._read(path)
         if lines and lines[0] == head:
             self.entries = dict(_parse(lines[1:]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written anew, so that a line which a killed process left half done is gone.
         known = [_line(key, value) for key, value in self.entries.items()]
-        path.write_text("".join(f"{line}\n" for line in [head, *known]), encoding="utf-8")
+        _rewrite(path, "".join(f"{line}\n" for line in [head, *known]))
 
     def get(self, key: str) -> Any:
         """The value kept under ``key``; None where there is none."""
@@ -93,13 +92,30 @@ def _article(kind: str) -> str:
 
 
 def _line(key: str, value: Any) -> str:
-    return json.dumps([key, value], ensure_ascii=False, allow_nan=False)
+    # Escaped, for a text may hold half of a surrogate pair, which no file can.
+    return json.dumps([key, value], allow_nan=False)
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """Puts ``text`` in place of the file, so that a line which a killed process cut is gone.
+
+    In one step: whoever is killed in it leaves the old file, and loses nothing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _parse(lines: list[str]) -> Iterator[tuple[str, Any]]:
     for line in filter(None, lines):
         try:
-            key, value = json.loads(line)
+            piece = json.loads(line)
         except ValueError:
             return  # the line that was being written when the process died, and the last one
-        yield key, value
+        if not (isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str)):
+            return
+        yield piece[0], piece[1]

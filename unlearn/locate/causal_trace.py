@@ -14,6 +14,7 @@ import numpy as np
 from unlearn import __version__
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
+from unlearn.journal import code_digest
 from unlearn.locate.averages import average
 from unlearn.locate.fact_tracer import CausalTraceConfig, FactTracer
 from unlearn.locate.journal import TraceJournal
@@ -205,7 +206,7 @@ class CausalTrace:
     def _belongs_to(self, model: LanguageModel, forget_set: ForgetSet, seed: int) -> str:
         """What tells one trace from another: all that its figures depend on."""
         settings = self.config.model_dump(exclude={"top", "max_rows", "max_seconds"})
-        whole = [__version__, self.name, model.digest, forget_set.digest, seed, settings]
+        whole = [code_digest(), self.name, model.digest, forget_set.digest, seed, settings]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
