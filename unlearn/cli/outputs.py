@@ -37,7 +37,7 @@ MODEL_FILES = (
 PAYLOADS = ("@*.safetensors", "adapter_config.json", "policy.json")
 """What holds the content of an artifact, of whichever kind."""
 
-AUDIT_FILES = ("audit.json", "audit.md", "audit.html")
+AUDIT_FILES = ("audit.json", "audit.md", "audit.html", "audit.junit.xml")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``unlearn report``: the report of an audit, drawn again."""
+"""``unlearn report``: the report of an audit, drawn again, and what changed between two."""
 
 from __future__ import annotations
 
@@ -10,28 +10,105 @@ from unlearn.cli import options as opt
 from unlearn.cli.console import emit
 from unlearn.errors import InputError
 
-FORMATS = ("html", "md", "json")
+FORMATS = ("html", "md", "json", "junit")
+HELP = ("-h", "--help")
 
 
-@click.command(epilog="\b\nExample:\n  unlearn report audit --format html\n")
+class Report(click.Group):
+    """A group whose command may be left out: ``unlearn report DIR`` draws."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command's name, and takes anything else for what to draw."""
+        if args and args[0] not in {*self.commands, *HELP}:
+            args = ["draw", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=Report,
+    options_metavar="",
+    subcommand_metavar="DIR | draw DIR | diff BEFORE AFTER",
+    epilog="\b\nExamples:\n"
+    "  unlearn report audit --format html\n"
+    "  unlearn report diff audit-last-week audit-today\n",
+)
+def report() -> None:
+    """Draw the report of an audit again, or compare two audits.
+
+    `unlearn report DIR` is short for `unlearn report draw DIR`. A folder that is called draw or
+    diff is given as ./draw or ./diff.
+    """
+
+
+@report.command(epilog="\b\nExample:\n  unlearn report audit --format html\n")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--format",
     "formats",
     type=click.Choice(FORMATS),
     multiple=True,
-    help="What to draw; may be given more than once.  [default: all]",
+    help="What to draw; may be given more than once. junit, for a CI server, goes into "
+    "audit.junit.xml.  [default: html, md, json]",
 )
 @opt.shared_idle
-def report(options: opt.Options, *, directory: Path, formats: tuple[str, ...]) -> None:
+def draw(options: opt.Options, *, directory: Path, formats: tuple[str, ...]) -> None:
     """Draw the report in DIR again from its audit.json."""
+    check_audit(directory)
+    from unlearn.report import STANDARD, read
+    from unlearn.report import report as draw_all
+
+    written = draw_all(read(directory), directory, formats or STANDARD)
+    paths = {name: str(path) for name, path in written.items()}
+    emit(options, paths, "\n".join(paths.values()))
+
+
+@report.command(epilog="\b\nExample:\n  unlearn report diff audit-last-week audit-today\n")
+@click.argument("before", metavar="BEFORE", type=click.Path(path_type=Path))
+@click.argument("after", metavar="AFTER", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("text", "md")),
+    default="text",
+    show_default=True,
+    help="How to print it; --json prints everything.",
+)
+@click.option(
+    "--other-forget-set",
+    is_flag=True,
+    help="Compare although the forget sets differ. Single records are left out then.",
+)
+@opt.shared_idle
+def diff(
+    options: opt.Options, *, before: Path, after: Path, format_: str, other_forget_set: bool
+) -> None:
+    """Say what changed from the audit in BEFORE to the audit in AFTER.
+
+    A claim got worse when it passed and does no more, or fails now and did not. Claims that only
+    one audit has are listed and do not count.
+
+    Exit codes: 0 no claim got worse, 1 a claim got worse, 2 the audits cannot be compared.
+    """
+    check_audit(before)
+    check_audit(after)
+    from unlearn.report import read
+    from unlearn.report.diff import diff as compare
+    from unlearn.report.diff_text import render_diff_markdown, render_diff_text
+    from unlearn.report.files import plain
+
+    found = compare(read(before), read(after), other_set=other_forget_set)
+    render = render_diff_markdown if format_ == "md" else render_diff_text
+    emit(options, plain(found.model_dump()), render(found))
+    raise click.exceptions.Exit(found.exit_code)
+
+
+def check_audit(directory: Path) -> None:
+    """Refuses a folder without an audit.
+
+    Raises:
+        InputError: there is none.
+    """
     if not (directory / "audit.json").is_file():
         raise InputError(
             f"{directory} holds no audit.json; give a folder that `unlearn audit -o DIR` wrote"
         )
-    from unlearn.report import read
-    from unlearn.report import report as draw
-
-    written = draw(read(directory), directory, formats or FORMATS)
-    paths = {name: str(path) for name, path in written.items()}
-    emit(options, paths, "\n".join(paths.values()))

@@ -25,17 +25,18 @@ def as_json(result: AuditResult) -> str:
     "NaN", "Infinity" and "-Infinity", which JSON has no numbers for; hidden characters are escaped,
     so that looking at the file in a terminal is safe.
     """
-    text = json.dumps(_plain(result.model_dump()), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(result.model_dump()), indent=2, ensure_ascii=False, allow_nan=False)
     return escape_hidden(text) + "\n"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """The value with a string in place of each number that JSON has not."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 

@@ -48,7 +48,8 @@ def fence(raw: str) -> str:
     return f"{ticks}text\n{shown}\n{ticks}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -77,10 +78,10 @@ def _claims(judgements: Sequence[Judgement]) -> Iterator[str]:
 
 def _scope(shown: Page) -> Iterator[str]:
     yield "## What was audited"
-    yield _table(("", ""), ((text(name), text(value)) for name, value in shown.facts))
+    yield table(("", ""), ((text(name), text(value)) for name, value in shown.facts))
     head = ("Model", "Source", "Digest", "Parameters", "Number format")
-    yield _table(head, (_model(line) for line in shown.models))
-    yield _table(
+    yield table(head, (_model(line) for line in shown.models))
+    yield table(
         ("Records", "What they are", "Records measured", "Subjects"),
         (tuple(text(part) for part in line) for line in shown.splits),
     )
@@ -106,7 +107,7 @@ def _group(group: Group) -> Iterator[str]:
     yield f"### {text(group.heading)}"
     yield text(group.question)
     head = ("Figure", *(f"{name}, {meaning}" for name, meaning in wording.ROLES.values()))
-    yield _table(head, (_row(row) for row in group.rows))
+    yield table(head, (_row(row) for row in group.rows))
 
 
 def _row(row: Row) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ def _provenance(shown: Page) -> Iterator[str]:
     if not shown.provenance:
         yield text(wording.NO_PROVENANCE)
         return
-    yield _table(("", ""), ((text(name), text(value)) for name, value in shown.provenance))
+    yield table(("", ""), ((text(name), text(value)) for name, value in shown.provenance))
 
 
 def _reading() -> Iterator[str]:

@@ -1,0 +1,118 @@
+"""``unlearn report``: drawing with and without the command's name, and comparing two audits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from unlearn.report import read, report
+from unlearn.types import Verdict
+
+Run = Callable[..., Result]
+EXAMPLE = Path(__file__).parents[2] / "reports" / "example"
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    report(read(EXAMPLE), tmp_path / "before", ("json",))
+    return tmp_path / "before"
+
+
+@pytest.fixture
+def after(tmp_path: Path) -> Path:
+    """The example with one claim that fails where it did not."""
+    result = read(EXAMPLE)
+    failed = result.claims[0].model_copy(update={"verdict": Verdict.FAIL})
+    changed = result.model_copy(update={"claims": (failed, *result.claims[1:])})
+    report(changed, tmp_path / "after", ("json",))
+    return tmp_path / "after"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("DIR", "--format", "html"),
+        ("--format", "html", "DIR"),
+        ("draw", "DIR", "--format", "html"),
+        ("--json", "--format", "html", "DIR"),
+    ],
+)
+def test_the_name_of_the_command_may_be_left_out(
+    words: tuple[str, ...], run: Run, before: Path
+) -> None:
+    result = run("report", *(str(before) if word == "DIR" else word for word in words))
+    assert result.exit_code == 0, result.stderr
+    assert str(before / "audit.html") in result.stdout
+    assert {path.name for path in before.iterdir()} == {"audit.json", "audit.html"}
+
+
+def test_without_a_format_all_but_junit_is_drawn(run: Run, before: Path) -> None:
+    assert run("report", before).exit_code == 0
+    names = {path.name for path in before.iterdir()}
+    assert names == {"audit.json", "audit.html", "audit.md"}
+    assert run("report", before, "--format", "junit").exit_code == 0
+    assert (before / "audit.junit.xml").exists()
+
+
+def test_a_folder_named_like_a_command_is_drawn_by_its_path(
+    run: Run, before: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(before.parent)
+    before.rename("diff")
+    assert run("report", "./diff", "--format", "md").exit_code == 0
+    assert Path("diff/audit.md").exists()
+
+
+def test_the_help_of_the_group_says_both_ways(run: Run) -> None:
+    shown = run("report", "--help")
+    assert shown.exit_code == 0
+    assert "diff BEFORE AFTER" in shown.stdout
+    assert run("report").exit_code == 2
+
+
+def test_a_claim_that_got_worse_is_exit_code_1_and_named(
+    run: Run, before: Path, after: Path
+) -> None:
+    result = run("report", "diff", before, after)
+    assert result.exit_code == 1
+    assert "▼ worse" in result.stdout and "1 claim got worse" in result.stdout
+    back = run("report", "diff", after, before)
+    assert back.exit_code == 0
+    assert "▲ better" in back.stdout and "no claim got worse" in back.stdout
+
+
+def test_the_json_of_a_difference_is_one_document(run: Run, before: Path, after: Path) -> None:
+    result = run("report", "diff", before, after, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert [claim["change"] for claim in document["claims"]].count("worse") == 1
+    assert document["figures"] == []
+
+
+def test_the_difference_as_markdown(run: Run, before: Path, after: Path) -> None:
+    result = run("report", "diff", before, after, "--format", "md")
+    assert result.stdout.startswith("# What changed between two audits\n")
+
+
+def test_other_forget_sets_need_a_word(
+    run: Run, refused: Callable[..., str], before: Path, after: Path
+) -> None:
+    path = after / "audit.json"
+    digest = read(before).forget_set.digest
+    path.write_text(path.read_text("utf-8").replace(digest, "0" * 64), "utf-8")
+    assert "--other-forget-set" in refused("report", "diff", before, after)
+    result = run("report", "diff", before, after, "--other-forget-set")
+    assert result.exit_code == 1
+    assert "The forget sets differ" in result.stdout
+
+
+def test_a_folder_without_an_audit_is_named(
+    refused: Callable[..., str], before: Path, tmp_path: Path
+) -> None:
+    assert "nothing-here holds no audit.json" in refused(
+        "report", "diff", before, tmp_path / "nothing-here"
+    )
