@@ -43,8 +43,9 @@ format: $(VENV)/.developing ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.developing ## write docs/cli.md from the commands' own help
+docs: $(VENV)/.developing ## write docs/cli.md and docs/audit-schema.json from the code
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_schema.py
 
 lab: $(VENV)/.installed ## train the bundled models again into build/lab (hours)
 	$(BIN)/unlearn lab train -o build/lab

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from jsonschema import Draft202012Validator
 
 from unlearn.report import read, report
 from unlearn.types import Verdict
@@ -116,3 +117,16 @@ def test_a_folder_without_an_audit_is_named(
     assert "nothing-here holds no audit.json" in refused(
         "report", "diff", before, tmp_path / "nothing-here"
     )
+
+
+def test_what_an_audit_writes_and_prints_is_valid_by_the_schema(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    schema = json.loads((EXAMPLE.parents[1] / "docs" / "audit-schema.json").read_text("utf-8"))
+    words = ("--original", knowing, "--reference", knowing, "--examples", 2, "--json")
+    result = run("audit", knowing, births, "-o", tmp_path / "audit", *words)
+    assert result.exit_code in (1, 3), result.stderr
+    for text in (result.stdout, (tmp_path / "audit" / "audit.json").read_text("utf-8")):
+        document = json.loads(text, parse_constant=pytest.fail)
+        assert document["findings"]
+        assert [str(error) for error in Draft202012Validator(schema).iter_errors(document)] == []

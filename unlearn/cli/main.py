@@ -52,7 +52,9 @@ COMMANDS = {
     "forget": Entry("unlearn.cli.forget:forget", "Make a model forget; writes an artifact."),
     "apply": Entry("unlearn.cli.apply:apply", "Merge an artifact into plain weights."),
     "audit": Entry("unlearn.cli.audit:audit", "Measure what is left, and what broke."),
-    "report": Entry("unlearn.cli.report:report", "Draw the report of an audit again."),
+    "report": Entry(
+        "unlearn.cli.report:report", "Draw the report of an audit again, or compare two."
+    ),
     "list": Entry("unlearn.cli.list:list_", "List strategies, locators or probes."),
 }
 """In the order of the work, which is the order of the help."""
