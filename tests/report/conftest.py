@@ -10,6 +10,7 @@ from unlearn.types import (
     Estimate,
     Example,
     Finding,
+    Rung,
     Verdict,
 )
 
@@ -280,4 +281,50 @@ def result():
             "base_digest": "9f31c07b" * 8,
         },
         examples=EXAMPLES,
+    )
+
+
+def _at(finding, condition):
+    """The finding as measured at a lower precision, where the original is left out."""
+    models = {role: one for role, one in finding.models.items() if role != "original"}
+    key = f"{finding.key}@{condition}"
+    return finding.model_copy(update={"key": key, "condition": condition, "models": models})
+
+
+@pytest.fixture(scope="session")
+def deep(result):
+    """The same audit with curves, ranks against unseen records, low precision and a ladder."""
+    strength, membership = result.findings[0], result.findings[4]
+    layers = {
+        "original": tuple((float(x), x / 8) for x in range(9)),
+        "unlearned": tuple((float(x), x / 16) for x in range(9)),
+        "reference": tuple((float(x), 0.05) for x in range(9)),
+    }
+    along = {"key": "lens/forget", "metric": "lens", "axis": "layer", "curves": layers}
+    unseen = {role: {f"h{i}": 0.5 for i in range(190)} for role in ROLES}
+    ranked = {"summary": "auc", "contrast": unseen}
+    share = {"summary": "tpr", "contrast": unseen, "key": "tpr/forget", "metric": "tpr"}
+    findings = (
+        strength,
+        strength.model_copy(update=along),
+        membership.model_copy(update=ranked),
+        membership.model_copy(update=share),
+        *(_at(finding, name) for name in ("bf16", "int4") for finding in result.findings[:3]),
+    )
+    held = result.claims[0].model_copy(update={"findings": ("extraction_strength/forget@int4",)})
+    rungs = (
+        ("outputs", "Asked as trained, it gives nothing away.", "reached", "PASS: verbatim"),
+        ("sampling", "Nor when asked many times.", "not reached", "FAIL: sampling, decoys"),
+        ("relearning", "Nor after a little training.", "not tested", "not run: relearning"),
+        ("alike", "It is like a model that never saw it.", "not decided", "open: languages"),
+    )
+    return result.model_copy(
+        update={
+            "findings": findings,
+            "claims": (held, *result.claims[1:]),
+            "assurance": tuple(
+                Rung(id=i, statement=s, state=state, why=why) for i, s, state, why in rungs
+            ),
+            "efficiency": {"seconds": 83.2, "gradient tokens": 120_000.0},
+        }
     )

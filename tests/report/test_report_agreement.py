@@ -22,6 +22,7 @@ from unlearn.types import (
     Estimate,
     Example,
     Finding,
+    Rung,
 )
 
 words = st.text(max_size=30) | st.sampled_from(
@@ -62,7 +63,12 @@ findings = build(
     unit=words,
     models=st.dictionaries(roles, estimates),
     records=st.just({}),
+    condition=st.sampled_from(["", "int4"]),
+    contrast=st.dictionaries(roles, st.dictionaries(names, numbers, max_size=2)),
+    axis=names | st.just("samples"),
+    curves=st.dictionaries(roles, some(st.tuples(numbers, numbers))),
 )
+rungs = build(Rung, id=names, statement=words, why=words)
 claims = build(
     Claim,
     id=names,
@@ -99,6 +105,8 @@ results = build(
     findings=some(findings),
     claims=some(claims),
     limits=some(words),
+    assurance=some(rungs),
+    efficiency=st.dictionaries(words, numbers, max_size=2),
     provenance=st.dictionaries(words, words, max_size=3),
     examples=some(examples),
 )
@@ -144,13 +152,21 @@ def expected(result):
     for claim in result.claims:
         yield from (claim.verdict, claim.statement, claim.reason)
     for judged in shown.judgements:
-        yield judged.needed
-    for group in shown.groups:
-        for row in group.rows:
-            yield from (row.title, row.key, row.probe, row.split, row.direction, row.note)
-            for cell in row.cells:
+        yield from (judged.needed, judged.id)
+    yield shown.climbed
+    for step in shown.ladder:
+        yield from (step.state, step.statement, "".join(link.title for link in step.why))
+    for row in (row for group in shown.groups for row in group.rows):
+        yield from (row.title, row.key, row.probe, row.split, row.direction, row.note, row.reading)
+        for cell in row.cells:
+            yield from (cell.value, cell.unit, cell.interval, cell.size)
+    for condition in shown.conditions:
+        yield condition.heading
+        for row in condition.rows:
+            yield from (row.title, row.key, row.split, row.direction)
+            for cell in (row.plain, *row.cells):
                 yield from (cell.value, cell.unit, cell.interval, cell.size)
-    for name, value in (*shown.facts, *shown.provenance):
+    for name, value in (*shown.facts, *shown.provenance, *shown.cost):
         yield from (name, value)
 
 
@@ -191,6 +207,18 @@ def test_the_realistic_audit_says_the_same_twice(result):
         for said in (example.prompt, example.expected, *example.outputs.values()):
             assert _plain(wording.visible(said)) in in_html
             assert _plain(wording.visible(said)) in in_markdown
+
+
+def test_the_deep_audit_says_the_same_twice(deep):
+    in_html, in_markdown = html_text(deep), markdown_text(deep)
+    for part in expected(deep):
+        assert _plain(part) in in_html and _plain(part) in in_markdown
+
+
+def test_markdown_lists_the_points_of_a_curve(deep):
+    shown = render_markdown(deep)
+    assert "| layer | 0 | 1.00 | 2.00 |" in shown
+    assert "| Unlearned | 0 | 0.062 | 0.125 |" in shown
 
 
 @given(st.text())

@@ -108,6 +108,12 @@ def test_embedded_data_is_the_audit_without_record_values_and_examples(result, d
     assert AuditResult.model_validate_json(document.data) == slim
 
 
+def test_embedded_data_holds_curves_and_no_value_of_an_unseen_record(deep):
+    found = AuditResult.model_validate_json(Document(render_html(deep)).data).findings
+    assert [finding.curves for finding in found] == [finding.curves for finding in deep.findings]
+    assert not any(finding.contrast or finding.records for finding in found)
+
+
 def test_every_verdict_stands_in_words(result, document):
     assert f"Overall verdict ✕ {result.verdict}" in document.text
     for claim in result.claims:
@@ -118,7 +124,7 @@ def test_only_a_pass_is_green(result):
     for verdict in Verdict:
         claim = result.claims[0].model_copy(update={"verdict": verdict})
         shown = render_html(result.model_copy(update={"claims": (claim,), "verdict": verdict}))
-        article = re.search(r'<article class="claim (\w+)">', shown)[1]
+        article = re.search(r'<article class="claim (\w+)"', shown)[1]
         assert (article == "pass") is (verdict is Verdict.PASS)
 
 
@@ -175,15 +181,82 @@ def test_long_and_many_examples_are_cut_and_the_cut_is_said(result):
     assert "10 more examples in audit.json." in shown
 
 
-def test_a_large_audit_stays_below_a_megabyte(result):
+def test_a_large_audit_stays_below_a_megabyte(result, deep):
     values = {f"record-{i:05}": 1 / 3 for i in range(2000)}
-    findings = tuple(
+    plain = tuple(
         f.model_copy(update={"records": dict.fromkeys(f.models, values)})
-        for f in result.findings * 5
+        for f in (*result.findings * 5, *(deep.findings[1:2] * 12))
     )
+    rounded = tuple(
+        f.model_copy(update={"condition": condition, "key": f"{f.key}@{condition}"})
+        for condition in ("bf16", "int8", "int4")
+        for f in plain[:50]
+    )
+    findings = plain + rounded
     large = result.model_copy(update={"findings": findings, "claims": result.claims * 3})
+    assert len(findings) > 220
     assert len(as_json(large)) > 5_000_000
     assert len(render_html(large).encode()) < 1_000_000
+
+
+def test_the_deep_page_is_as_sound_as_the_plain_one(deep):
+    document = Document(render_html(deep))
+    levels = [int(tag[1]) for tag, _ in document.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    ids = [attrs["id"] for _, attrs in document.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in document.all("a")} <= set(ids)
+    assert len(document.all("table")) == len(document.all("caption"))
+    charts = [svg for svg in document.all("svg") if svg.get("role") == "img"]
+    assert all(set(svg["aria-labelledby"].split()) <= set(ids) for svg in charts)
+    n_plain = sum(not finding.condition for finding in deep.findings)
+    assert len(charts) == n_plain + 1
+
+
+def test_figures_of_lower_precision_lie_folded_beside_the_model_as_it_is(deep):
+    shown = render_html(deep)
+    document = Document(shown)
+    assert len(document.all("details")) == 2
+    assert "At lower precision" in document.text
+    assert "16 bits (bf16): 3 figures" in document.text
+    assert shown.index("<details>") > shown.rindex('class="chart"')
+    assert shown.count('data-label="Unlearned, as it is"') == 6
+    assert 'data-label="Original, int4"' not in shown
+
+
+def test_a_claim_that_rests_on_lower_precision_leads_there(deep):
+    shown = render_html(deep)
+    place = next(n for n, f in enumerate(deep.findings, 1) if f.key.endswith("forget@int4"))
+    link = (
+        f'<a href="#finding-{place}">Share of each answer the model completes word for word, int4'
+    )
+    assert link in shown
+    assert f'<tbody id="finding-{place}">' in shown
+
+
+def test_the_ladder_stands_in_words_and_signs_right_below_the_verdict(deep, result):
+    shown = render_html(deep)
+    assert shown.index('class="outcome') < shown.index('id="ladder"') < shown.index('id="claims"')
+    text = Document(shown).text
+    for words in ("✓ reached", "✕ not reached", "? not decided", "– not tested"):
+        assert words in text
+    assert "Reached: 1 of 4 steps, counted from the first." in text
+    assert '<a href="#claim-2">sampling</a>' in shown
+    assert 'id="ladder"' not in render_html(result)
+
+
+def test_a_model_that_is_only_served_has_no_parameters(result):
+    served = result.models["unlearned"].model_copy(update={"parameters": None})
+    shown = result.model_copy(update={"models": {**result.models, "unlearned": served}})
+    assert "only served, not here" in render_html(shown)
+    assert "only served, not here" in render_markdown(shown)
+
+
+def test_general_text_is_listed_only_where_it_was_measured(result):
+    assert "General text" not in render_html(result)
+    measured = {"records": {**result.forget_set.records, "general": 12}}
+    forget_set = result.forget_set.model_copy(update=measured)
+    assert "General text" in render_html(result.model_copy(update={"forget_set": forget_set}))
 
 
 def test_words_that_promise_too_much_never_appear(result):

@@ -29,15 +29,17 @@ class Axis(NamedTuple):
     ticks: tuple[float, ...]
     log: bool = False
 
-    def x(self, value: float) -> float:
-        """Where a value stands, in SVG units; values beyond an end stand at that end."""
+    def share(self, value: float) -> float:
+        """How far along the axis a value stands, 0 to 1; values beyond an end stand at that end."""
         value = min(max(value, self.low), self.high)
         if self.log:
             low, high = math.log10(self.low), math.log10(self.high)
-            share = (math.log10(value) - low) / (high - low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
-        return round(MARGIN + share * (WIDTH - 2 * MARGIN), 2)
+            return (math.log10(value) - low) / (high - low)
+        return (value - self.low) / (self.high - self.low)
+
+    def x(self, value: float) -> float:
+        """Where a value stands in a drawing of the whole width, in SVG units."""
+        return round(MARGIN + self.share(value) * (WIDTH - 2 * MARGIN), 2)
 
 
 UNIT_AXIS = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
@@ -101,7 +103,7 @@ def interval_bars(finding: Finding, axis: Axis, name: str) -> Markup:
         name: makes the ids inside this drawing unique in its page.
     """
     height = LANE * len(wording.ROLES) + FOOT
-    svg = ET.Element("svg", _frame(height, name))
+    svg = ET.Element("svg", frame(height, name, "bars"))
     ET.SubElement(svg, "title", id=f"{name}-title").text = wording.visible(finding.title)
     ET.SubElement(svg, "desc", id=f"{name}-desc").text = _describe(finding)
     _draw_axis(svg, axis, height - FOOT)
@@ -113,7 +115,7 @@ def interval_bars(finding: Finding, axis: Axis, name: str) -> Markup:
         estimate = finding.models.get(role)
         if estimate is None or not math.isfinite(estimate.value):
             words = wording.NOT_MEASURED if estimate is None else wording.NOT_COMPUTED
-            _text(svg, MARGIN + 6, y + 3.5, words, "absent", "start")
+            label(svg, MARGIN + 6, y + 3.5, words, "absent", "start")
         else:
             _draw_bar(svg, axis, estimate, role, y)
     return Markup(ET.tostring(svg, encoding="unicode"))
@@ -122,14 +124,15 @@ def interval_bars(finding: Finding, axis: Axis, name: str) -> Markup:
 def marker(role: Role) -> Markup:
     """A role's mark alone, for headings and legends; words beside it say the rest."""
     svg = ET.Element("svg", {"viewBox": "-7 -7 14 14", "class": "mark", "aria-hidden": "true"})
-    _draw_marker(svg, role, 0, 0)
+    draw_marker(svg, role, 0, 0)
     return Markup(ET.tostring(svg, encoding="unicode"))
 
 
-def _frame(height: int, name: str) -> dict[str, str]:
+def frame(height: int, name: str, kind: str) -> dict[str, str]:
+    """The attributes of a drawing that names itself by its title and its description."""
     return {
         "viewBox": f"0 0 {WIDTH} {height}",
-        "class": "bars",
+        "class": kind,
         "role": "img",
         "aria-labelledby": f"{name}-title {name}-desc",
     }
@@ -149,11 +152,12 @@ def _describe(finding: Finding) -> str:
 def _draw_axis(svg: ET.Element, axis: Axis, bottom: int) -> None:
     for tick in axis.ticks:
         x = axis.x(tick)
-        _line(svg, "grid", x, 0, x, bottom)
-        _text(svg, x, bottom + 12, _tick(tick), "tick", "middle")
+        line(svg, "grid", x, 0, x, bottom)
+        label(svg, x, bottom + 12, tick_words(tick), "tick", "middle")
 
 
-def _tick(value: float) -> str:
+def tick_words(value: float) -> str:
+    """A tick's number."""
     return f"{value:,g}".replace("-", "−") if abs(value) < 1e6 else wording.number(value)
 
 
@@ -172,14 +176,14 @@ def _draw_bar(svg: ET.Element, axis: Axis, estimate: Estimate, role: Role, y: fl
     group = ET.SubElement(svg, "g", {"class": role})
     if _bounded(estimate):
         left, right = axis.x(estimate.low), axis.x(estimate.high)
-        _line(group, "bar", left, y, right, y)
+        line(group, "bar", left, y, right, y)
         for end in (left, right):
-            _line(group, "cap", end, y - 3.5, end, y + 3.5)
-    _draw_marker(group, role, axis.x(estimate.value), y)
+            line(group, "cap", end, y - 3.5, end, y + 3.5)
+    draw_marker(group, role, axis.x(estimate.value), y)
 
 
-def _draw_marker(parent: ET.Element, role: Role, x: float, y: float) -> None:
-    r = RADIUS
+def draw_marker(parent: ET.Element, role: Role, x: float, y: float, r: float = RADIUS) -> None:
+    """A role's mark: a circle, a diamond or a square, so that colour is not all there is."""
     if role == "original":
         place = {"cx": f"{x:g}", "cy": f"{y:g}", "r": f"{r:g}"}
         ET.SubElement(parent, "circle", {"class": f"dot {role}", **place})
@@ -192,12 +196,14 @@ def _draw_marker(parent: ET.Element, role: Role, x: float, y: float) -> None:
     ET.SubElement(parent, "polygon", {"class": f"dot {role}", "points": points})
 
 
-def _line(parent: ET.Element, kind: str, x1: float, y1: float, x2: float, y2: float) -> None:
+def line(parent: ET.Element, kind: str, x1: float, y1: float, x2: float, y2: float) -> None:
+    """A straight line of a CSS class."""
     ends = {"x1": f"{x1:g}", "y1": f"{y1:g}", "x2": f"{x2:g}", "y2": f"{y2:g}"}
     ET.SubElement(parent, "line", {"class": kind, **ends})
 
 
-def _text(parent: ET.Element, x: float, y: float, words: str, kind: str, anchor: str) -> None:
+def label(parent: ET.Element, x: float, y: float, words: str, kind: str, anchor: str) -> None:
+    """Words of a CSS class, anchored at their start, middle or end."""
     place = {"x": f"{x:g}", "y": f"{y:g}", "text-anchor": anchor}
     ET.SubElement(parent, "text", {"class": kind, **place}).text = words
 

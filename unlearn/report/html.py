@@ -8,9 +8,11 @@ from functools import cache
 import jinja2
 from markupsafe import Markup
 
-from unlearn.report import figures, wording
+from unlearn.report import figures, ladder, wording
+from unlearn.report.curves import curves
 from unlearn.report.files import as_json
 from unlearn.report.page import page, short
+from unlearn.report.rows import PRECISION
 from unlearn.types import AuditResult
 
 
@@ -28,7 +30,9 @@ def embedded(result: AuditResult) -> Markup:
 
     Those two can outgrow a mail and are in ``audit.json``; what is left still reads as an audit.
     """
-    findings = tuple(one.model_copy(update={"records": {}}) for one in result.findings)
+    findings = tuple(
+        one.model_copy(update={"records": {}, "contrast": {}}) for one in result.findings
+    )
     text = as_json(result.model_copy(update={"findings": findings, "examples": ()}))
     text = json.dumps(json.loads(text), separators=(",", ":"))
     for sign in "<>&":
@@ -47,7 +51,13 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(
-        wording=wording, bars=figures.interval_bars, marker=figures.marker, short=short
+        wording=wording,
+        ladder=ladder,
+        precision=PRECISION,
+        bars=figures.interval_bars,
+        curves=curves,
+        marker=figures.marker,
+        short=short,
     )
     return environment
 

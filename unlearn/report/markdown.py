@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from unlearn.report import wording
-from unlearn.report.page import Group, Judgement, ModelLine, Page, Row, Scene, page, short
+from unlearn.report.curves import drawable
+from unlearn.report.ladder import LADDER, STATES, STEPS
+from unlearn.report.page import Judgement, ModelLine, Page, Scene, page, short
+from unlearn.report.rows import PRECISION, Cell, Condition, ConditionRow, Group, Row
 from unlearn.types import AuditResult
 
 _SIGNS = re.compile(r"([\\`*_\[\]|~$#])")
@@ -19,6 +22,7 @@ def render_markdown(result: AuditResult) -> str:
     shown = page(result)
     parts = (
         _top(shown),
+        _ladder(shown),
         _claims(shown.judgements),
         _scope(shown),
         ("## What this audit does not show", *_list(shown.limits + wording.STANDING_LIMITS)),
@@ -67,13 +71,26 @@ def _top(shown: Page) -> Iterator[str]:
     yield from _list(f"{verdict}: {wording.count(n, 'claim')}" for verdict, n in shown.tally)
 
 
+def _ladder(shown: Page) -> Iterator[str]:
+    if not shown.ladder:
+        return
+    yield f"## {LADDER}"
+    yield f"{text(STEPS)} {text(shown.climbed)}"
+    lines = []
+    for place, step in enumerate(shown.ladder, 1):
+        why = text("".join(link.title for link in step.why))
+        state = f"**{STATES[step.state].symbol} {step.state}**"
+        lines.append(f"{place}. {state}: {text(step.statement)}<br>{why}")
+    yield "\n".join(lines)
+
+
 def _claims(judgements: Sequence[Judgement]) -> Iterator[str]:
     yield "## What was claimed, and what the audit found"
     for one in judgements:
         yield f"### {wording.VERDICTS[one.verdict].symbol} {one.verdict}: {text(one.statement)}"
-        yield " ".join(text(part) for part in (one.reason, one.needed) if part)
-        if one.evidence:
-            yield "Rests on: " + "; ".join(text(link.title) for link in one.evidence)
+        yield "<br>".join(text(part) for part in (*one.reason, one.needed) if part)
+        rests = "; ".join(text(link.title) for link in one.evidence)
+        yield f"Claim {text(one.id)}." + (f" Rests on: {rests}" if rests else "")
 
 
 def _scope(shown: Page) -> Iterator[str]:
@@ -96,11 +113,16 @@ def _model(line: ModelLine) -> tuple[str, ...]:
 
 def _figures(shown: Page) -> Iterator[str]:
     yield "## The figures"
-    yield "Each figure is a mean with its 95 % interval in brackets."
+    yield "Each figure is a mean, unless it says otherwise, with its 95 % interval in brackets."
     for group in shown.groups:
         yield from _group(group)
     if not shown.groups:
         yield "This audit holds no figures."
+    if shown.conditions:
+        yield "### At lower precision"
+        yield text(PRECISION)
+    for condition in shown.conditions:
+        yield from _condition(condition)
 
 
 def _group(group: Group) -> Iterator[str]:
@@ -108,18 +130,46 @@ def _group(group: Group) -> Iterator[str]:
     yield text(group.question)
     head = ("Figure", *(f"{name}, {meaning}" for name, meaning in wording.ROLES.values()))
     yield table(head, (_row(row) for row in group.rows))
+    for row in group.rows:
+        yield from _curves(row)
 
 
 def _row(row: Row) -> tuple[str, ...]:
-    about = (row.split, f"{row.key} by {row.probe}", row.direction, row.note)
+    about = (row.split, f"{row.key} by {row.probe}", row.direction, row.reading, row.note)
     title = f"**{text(row.title)}**<br>" + "<br>".join(text(part) for part in about if part)
-    cells = (
-        f"{text(f'{cell.value} {cell.unit}')} [{text(cell.interval)}]<br>{text(cell.size)}"
-        if cell.interval
-        else cell.value
-        for cell in row.cells
-    )
-    return (title, *cells)
+    return (title, *map(_cell, row.cells))
+
+
+def _cell(cell: Cell) -> str:
+    if not cell.interval:
+        return cell.value
+    return f"{text(f'{cell.value} {cell.unit}')} [{text(cell.interval)}]<br>{text(cell.size)}"
+
+
+def _curves(row: Row) -> Iterator[str]:
+    lines = drawable(row.finding.curves)
+    if not lines:
+        return
+    yield f"{text(row.title)}, by {text(row.finding.axis)}:"
+    along = sorted({x for points in lines.values() for x, _ in points})
+    body = []
+    for role, points in lines.items():
+        at = dict(points)
+        values = (wording.number(at[x]) if x in at else "" for x in along)
+        body.append((wording.ROLES[role][0], *values))
+    yield table((text(row.finding.axis), *map(wording.number, along)), body)
+
+
+def _condition(condition: Condition) -> Iterator[str]:
+    yield f"#### {text(condition.heading)}"
+    roles = (f"{wording.ROLES[role][0]}, {text(condition.name)}" for role in condition.roles)
+    head = ("Figure", "Unlearned, as it is", *roles)
+    yield table(head, (_condition_row(row) for row in condition.rows))
+
+
+def _condition_row(row: ConditionRow) -> tuple[str, ...]:
+    about = "<br>".join(text(part) for part in (row.split, row.key, row.direction))
+    return (f"**{text(row.title)}**<br>{about}", *map(_cell, (row.plain, *row.cells)))
 
 
 def _examples(shown: Page) -> Iterator[str]:
@@ -144,8 +194,11 @@ def _provenance(shown: Page) -> Iterator[str]:
     yield "## How the unlearned model came to be"
     if not shown.provenance:
         yield text(wording.NO_PROVENANCE)
-        return
-    yield table(("", ""), ((text(name), text(value)) for name, value in shown.provenance))
+    else:
+        yield table(("", ""), ((text(name), text(value)) for name, value in shown.provenance))
+    if shown.cost:
+        yield "### What forgetting took"
+        yield table(("", ""), ((text(name), text(value)) for name, value in shown.cost))
 
 
 def _reading() -> Iterator[str]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from unlearn.report import wording
-from unlearn.report.figures import Axis, axes
+from unlearn.report.ladder import Link, Step, climbed, steps
+from unlearn.report.rows import Condition, Group, conditions, groups
 from unlearn.types import (
+    MEASURED,
     SPLITS,
     AuditedModel,
     AuditResult,
     Claim,
     Example,
     Finding,
-    Measured,
     Role,
     Verdict,
 )
@@ -25,57 +26,18 @@ SHOWN_CHARACTERS = 600
 """Per text. Keeps one file small enough to send by mail; audit.json holds everything."""
 
 
-class Link(NamedTuple):
-    """A finding that a claim rests on."""
-
-    title: str
-    anchor: str
-    """Empty where the audit holds no such finding."""
-
-
 class Judgement(NamedTuple):
     """One claim, as it is shown."""
 
+    anchor: str
+    id: str
     statement: str
     verdict: Verdict
-    reason: str
+    reason: tuple[str, ...]
+    """One part for each figure that the claim rests on, where the reason names it."""
     needed: str
     """What would decide an inconclusive claim, or nothing."""
     evidence: tuple[Link, ...]
-
-
-class Cell(NamedTuple):
-    """One model's figure in one row."""
-
-    role: Role
-    value: str
-    unit: str
-    interval: str
-    """Empty where the model was not measured."""
-    size: str
-
-
-class Row(NamedTuple):
-    """One finding, as it is shown."""
-
-    anchor: str
-    title: str
-    key: str
-    probe: str
-    split: str
-    direction: str
-    cells: tuple[Cell, ...]
-    note: str
-    finding: Finding
-    axis: Axis
-
-
-class Group(NamedTuple):
-    """The findings that answer one question."""
-
-    heading: str
-    question: str
-    rows: tuple[Row, ...]
 
 
 class ModelLine(NamedTuple):
@@ -89,7 +51,10 @@ class ModelLine(NamedTuple):
     @property
     def parameters(self) -> str:
         """How many parameters, with thousands marked."""
-        return f"{self.model.parameters:,}" if self.model else wording.NOT_MEASURED
+        if self.model is None:
+            return wording.NOT_MEASURED
+        n = self.model.parameters
+        return wording.ONLY_SERVED if n is None else f"{n:,}"
 
 
 class SplitLine(NamedTuple):
@@ -127,6 +92,9 @@ class Page:
     headline: str
     outcome: str
     warnings: tuple[str, ...]
+    climbed: str
+    """How much of the ladder is reached; empty where the audit has none."""
+    ladder: tuple[Step, ...]
     tally: tuple[tuple[Verdict, int], ...]
     judgements: tuple[Judgement, ...]
     facts: tuple[tuple[str, str], ...]
@@ -134,9 +102,12 @@ class Page:
     splits: tuple[SplitLine, ...]
     limits: tuple[str, ...]
     groups: tuple[Group, ...]
+    conditions: tuple[Condition, ...]
     scenes: tuple[Scene, ...]
     scenes_left_out: int
     provenance: tuple[tuple[str, str], ...]
+    cost: tuple[tuple[str, str], ...]
+    """What forgetting took."""
 
 
 def page(result: AuditResult) -> Page:
@@ -149,6 +120,8 @@ def page(result: AuditResult) -> Page:
         headline=wording.headline(result),
         outcome=wording.LABELS[result.label],
         warnings=_warnings(result),
+        climbed=climbed(result.assurance),
+        ladder=steps(result),
         tally=wording.tally(result.claims),
         judgements=_judgements(result),
         facts=_facts(result),
@@ -158,10 +131,12 @@ def page(result: AuditResult) -> Page:
         ),
         splits=_splits(result),
         limits=result.limits or (wording.NO_LIMITS,),
-        groups=_groups(result),
+        groups=groups(result),
+        conditions=conditions(result),
         scenes=tuple(_scene(example) for example in result.examples[:SHOWN_EXAMPLES]),
         scenes_left_out=max(0, len(result.examples) - SHOWN_EXAMPLES),
         provenance=tuple((key.replace("_", " "), text) for key, text in result.provenance.items()),
+        cost=tuple((name, wording.number(value)) for name, value in result.efficiency.items()),
     )
 
 
@@ -177,13 +152,17 @@ def _warnings(result: AuditResult) -> tuple[str, ...]:
 
 def _judgements(result: AuditResult) -> tuple[Judgement, ...]:
     links = {
-        finding.key: Link(finding.title, f"finding-{place}")
+        finding.key: Link(_title(finding), f"finding-{place}")
         for place, finding in enumerate(result.findings, 1)
     }
-    return tuple(_judgement(claim, links) for claim in result.claims)
+    return tuple(_judgement(place, claim, links) for place, claim in enumerate(result.claims, 1))
 
 
-def _judgement(claim: Claim, links: dict[str, Link]) -> Judgement:
+def _title(finding: Finding) -> str:
+    return f"{finding.title}, {finding.condition}" if finding.condition else finding.title
+
+
+def _judgement(place: int, claim: Claim, links: dict[str, Link]) -> Judgement:
     needed = ""
     if claim.n_needed is not None:
         needed = f"About {wording.count(claim.n_needed, 'subject')} would decide it."
@@ -191,7 +170,23 @@ def _judgement(claim: Claim, links: dict[str, Link]) -> Judgement:
     evidence = tuple(
         links.get(key, Link(f"{key} (not in this audit)", "")) for key in claim.findings
     )
-    return Judgement(claim.statement, claim.verdict, claim.reason, needed, evidence)
+    reason = apart(claim.reason, [link.title for link in evidence])
+    return Judgement(
+        f"claim-{place}", claim.id, claim.statement, claim.verdict, reason, needed, evidence
+    )
+
+
+def apart(reason: str, titles: Sequence[str]) -> tuple[str, ...]:
+    """The reason, cut where it turns to the next figure, so that nobody reads a wall of text.
+
+    >>> apart("Answers: 1.000. Ranks: 0.5. Enough.", ["Answers", "Ranks"])
+    ('Answers: 1.000.', 'Ranks: 0.5. Enough.')
+    """
+    cuts = {reason.find(f" {title}: ") + 1 for title in titles if title}
+    starts = sorted(cuts | {0})
+    return tuple(
+        reason[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)
+    )
 
 
 def _facts(result: AuditResult) -> tuple[tuple[str, str], ...]:
@@ -199,6 +194,7 @@ def _facts(result: AuditResult) -> tuple[tuple[str, str], ...]:
         ("Audited on", wording.day(result.created)),
         ("Tier", f"{result.tier}: {wording.TIERS[result.tier]}"),
         ("Forget set", f"{result.forget_set.name}, digest {short(result.forget_set.digest)}"),
+        ("Margins", wording.margins(result.calibration)),
         ("Seed", str(result.seed)),
         ("Took", wording.duration(result.seconds)),
         ("Written by", f"unlearn {result.tool_version}, schema {result.schema_version}"),
@@ -217,50 +213,8 @@ def _splits(result: AuditResult) -> tuple[SplitLine, ...]:
             amount(used.records.get(split)),
             amount(used.subjects.get(split)),
         )
-        for split in SPLITS
-    )
-
-
-def _groups(result: AuditResult) -> tuple[Group, ...]:
-    scales = zip(result.findings, axes(result.findings), strict=True)
-    rows = [
-        (finding.property, _row(place, finding, scale, result.forget_set.subjects))
-        for place, (finding, scale) in enumerate(scales, 1)
-    ]
-    return tuple(
-        Group(*words, tuple(row for kind, row in rows if kind == name))
-        for name, words in wording.PROPERTIES.items()
-        if any(kind == name for kind, _ in rows)
-    )
-
-
-def _row(place: int, finding: Finding, axis: Axis, subjects: Mapping[Measured, int]) -> Row:
-    groups = min((one.clusters for one in finding.models.values()), default=wording.FEW_SUBJECTS)
-    n_subjects = subjects.get(finding.split, groups)
-    return Row(
-        anchor=f"finding-{place}",
-        title=finding.title,
-        key=finding.key,
-        probe=finding.probe,
-        split=wording.SPLITS[finding.split][0],
-        direction=f"{finding.more_knowledge} = knows more",
-        cells=tuple(_cell(role, finding, n_subjects) for role in wording.ROLES),
-        note=wording.few_subjects(groups, n_subjects),
-        finding=finding,
-        axis=axis,
-    )
-
-
-def _cell(role: Role, finding: Finding, n_subjects: int) -> Cell:
-    estimate = finding.models.get(role)
-    if estimate is None:
-        return Cell(role, wording.NOT_MEASURED, "", "", "")
-    return Cell(
-        role,
-        wording.number(estimate.value),
-        finding.unit,
-        wording.interval(estimate),
-        wording.sample_size(estimate, n_subjects),
+        for split in MEASURED
+        if split in SPLITS or used.records.get(split)
     )
 
 

@@ -13,9 +13,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from unlearn.types import AuditResult, Claim, Estimate, Measured, Role, Verdict
+from unlearn.types import (
+    AuditResult,
+    Calibration,
+    Claim,
+    Estimate,
+    Measured,
+    Role,
+    Verdict,
+)
 
 NOT_MEASURED = "not measured"
+ONLY_SERVED = "only served, not here"
 NOT_COMPUTED = "could not be computed"
 NO_INTERVAL = "no interval"
 FEW_SUBJECTS = 5
@@ -106,8 +115,9 @@ VERDICTS = {
 }
 
 INTERVALS = (
-    "Each figure is a mean over records, with the range that the true mean plausibly lies in: were "
-    "the audit repeated with other subjects, about 95 of 100 such ranges would contain it.",
+    "Each figure, but for those that say otherwise, is a mean over records, with the range that "
+    "the true mean plausibly lies in: were the audit repeated with other subjects, about 95 of 100 "
+    "such ranges would contain it.",
     "Intervals are drawn over subjects, not records, because records about one subject rise and "
     "fall together. With a few subjects they are wide, or too narrow to trust, whatever the number "
     "of records. Where all records are about one subject, they are drawn over groups of its "
@@ -119,6 +129,7 @@ INTERVALS = (
     "subject more than a stranger would gives that subject away.",
 )
 GLOSSARY = (
+    ("AUC", "How often a record scores above a never-seen one; 0.5 is what chance gives."),
     ("Claim", "One sentence the audit judges, with the figures it rests on."),
     ("Digest", "A fingerprint of a model or a forget set. One changed bit gives another digest."),
     ("Finding", "One figure of one probe on one group of records, for each model measured."),
@@ -218,6 +229,13 @@ def few_subjects(clusters: int, subjects: int) -> str:
     if clusters < FEW_SUBJECTS:
         return "Few subjects: interval may be too narrow."
     return ""
+
+
+def margins(calibration: Calibration | None) -> str:
+    """Where the margins of the claims come from."""
+    if calibration is None:
+        return "the standing ones"
+    return f"from {count(calibration.pairs, 'pair')} of never-trained models"
 
 
 def day(created: str) -> str:
