@@ -195,7 +195,8 @@ def test_list_is_an_array_of_name_summary_and_honours(kind: str, run: Run) -> No
     rows = json.loads(run("list", kind, "--json").stdout)
     assert rows
     for row in rows:
-        assert list(row) == ["name", "summary", "honours"]
+        assert list(row)[:3] == ["name", "summary", "honours"]
+        assert (len(row) > 3) is (kind == "probes")
         assert row["summary"] and "\n" not in row["summary"]
         assert row["honours"] == sorted(row["honours"])
     text = run("list", kind).stdout
@@ -208,3 +209,32 @@ def test_the_defaults_of_the_commands_are_registered(run: Run) -> None:
 
     assert "gradient-ascent" in names("strategies")
     assert "gradient-contrast" in names("locators")
+
+
+def test_probes_are_listed_by_family_with_tier_and_access(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    rows = {row["name"]: row for row in json.loads(run("list", "probes", "--json").stdout)}
+    lines = run("list", "probes").stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    shown = [line.split()[:3] for line in lines[1:] if line.startswith("  ") and line[2] != " "]
+    assert {name for name, _, _ in shown} == set(rows)
+    assert len(shown) == len(rows)
+    for name, tier, access in shown:
+        assert (tier, access) == (rows[name]["tier"], (rows[name]["honours"] or ["none"])[0])
+    families = [line for line in lines if line and not line.startswith(" ")]
+    assert families == list(dict.fromkeys(families))
+    assert set(families) == {row["family"] for row in rows.values()}
+    tiers = [rows[name]["tier"] for name in rows]
+    assert tiers == sorted(tiers, key=("smoke", "standard", "deep").index)
+
+
+def test_the_cost_of_probes_is_listed_instead_of_what_they_measure(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    rows = json.loads(run("list", "probes", "--json").stdout)
+    shown = " ".join(run("list", "probes", "--cost").stdout.split())
+    assert all(" ".join(row["cost"].split()) in shown for row in rows)
+    assert not all(row["summary"] in shown for row in rows)
