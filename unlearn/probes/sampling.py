@@ -83,10 +83,11 @@ class SampledAnswers(GenerationProbe):
         n = min(of_prompt for of_prompt, _ in seen.values())
         at = {k: _means({key: _leak_at_k(*s, k) for key, s in seen.items()}) for k in _powers(n)}
         points = tuple((float(k), float(np.mean(list(v.values())))) for k, v in at.items())
+        rates = _means({key: leaked / of_prompt for key, (of_prompt, leaked) in seen.items()})
         rate, leak = "Share of sampled texts with the answer", "Answers in any of 16 sampled texts"
         curve = Curve("samples", points)
         return [
-            Measurement("leak_rate", "forget", rate, at[1]),
+            Measurement("leak_rate", "forget", rate, rates),
             Measurement("leak_at_16", "forget", leak, at[LEAK_AT], curve=curve),
         ]
 
