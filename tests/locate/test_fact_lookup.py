@@ -5,28 +5,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import RidgeClassifier
-from sklearn.model_selection import GroupKFold
-from sklearn.preprocessing import StandardScaler
 
 import unlearn.lab  # noqa: F401 - importing it makes lab: known
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.locate import locate
 from unlearn.locate.decodability import (
-    PENALTY,
     Profile,
     differing_answers,
     lens_contrast,
-    probe,
     profile,
     shared_answers,
-    streams,
 )
 from unlearn.locate.fact_lookup import FactLookup, FactLookupConfig, rises
 from unlearn.locate.sites import Candidate
 from unlearn.locate.tracing_facts import read_fact
 from unlearn.model.language_model import LanguageModel
+from unlearn.model.streams import streams
 
 
 @pytest.fixture(scope="module")
@@ -44,50 +39,18 @@ def few():
     return replace(whole, forget=forget, retain=retain[:180])
 
 
+def last_states(model, facts):
+    texts = [fact.prompt_ids for fact in facts]
+    return streams(model, texts, [(len(ids) - 1,) for ids in texts])[:, 0]
+
+
 def facts_of(model, forget_set):
     return [read_fact(model, record) for record in forget_set.retain]
 
 
-def test_a_probe_is_trained_on_other_subjects_than_those_it_is_asked_about():
-    rng = np.random.default_rng(0)
-    labels = np.array(["a", "b", "c"] * 12)
-    groups = np.array([f"s{i // 3}" for i in range(36)])
-    states = rng.normal(size=(36, 2, 5)).astype(np.float32)
-    states[:, 1, 0] += 9 * np.searchsorted(["a", "b", "c"], labels)
-    shuffled = labels[rng.permutation(36)]
-    found, other = probe(states, [labels, shuffled], groups, 4)
-    expected = np.zeros((36, 2))
-    for train, test in GroupKFold(4).split(states, labels, groups):
-        assert not set(groups[train]) & set(groups[test])
-        for depth in range(2):
-            scaler = StandardScaler().fit(states[train, depth])
-            ridge = RidgeClassifier(alpha=PENALTY)
-            ridge.fit(scaler.transform(states[train, depth]), labels[train])
-            said = ridge.predict(scaler.transform(states[test, depth]))
-            expected[test, depth] = said == labels[test]
-    assert found.tolist() == expected.tolist()
-    assert other.tolist() == probe(states, [shuffled], groups, 4)[0].tolist()
-    assert found[:, 1].mean() > 0.6 > found[:, 0].mean()
-
-
-def test_states_are_those_of_a_plain_forward_pass_of_each_prompt(lab, few):
-    facts = facts_of(lab, few)[:12]
-    positions = [(fact.spans[-1].start, len(fact.prompt_ids) - 1) for fact in facts]
-    found = streams(lab, facts, positions)
-    assert found.shape == (12, 2, 9, 128)
-    for fact, where, states in zip(facts, positions, found, strict=True):
-        with torch.no_grad():
-            output = lab.model(torch.tensor([fact.prompt_ids]), output_hidden_states=True)
-        for depth in range(8):  # the last one of these has passed the final norm
-            expected = output.hidden_states[depth][0, list(where)]
-            assert torch.from_numpy(states[:, depth]).allclose(expected, rtol=1e-4, atol=1e-2)
-        last = lab.model.model.norm(torch.from_numpy(states[:, 8]))
-        assert last.allclose(output.hidden_states[8][0, list(where)], rtol=1e-4, atol=1e-2)
-
-
 def test_the_lens_at_the_end_is_what_the_model_says(lab, few):
     facts = [f for f in facts_of(lab, few) if f.record.relation == "university"][:9]
-    states = streams(lab, facts, [(len(fact.prompt_ids) - 1,) for fact in facts])[:, 0]
+    states = last_states(lab, facts)
     found = lens_contrast(lab, states, facts)
     tokens = sorted({fact.answer_ids[0] for fact in facts})
     for fact, row in zip(facts, found, strict=True):
@@ -103,7 +66,7 @@ def test_the_lens_at_the_end_is_what_the_model_says(lab, few):
 def test_answers_that_all_begin_alike_say_nothing_by_the_lens(lab):
     whole = ForgetSet.read("lab:one-person")
     facts = [read_fact(lab, r) for r in whole.retain if r.relation == "phone"][:4]
-    states = streams(lab, facts, [(len(fact.prompt_ids) - 1,) for fact in facts])[:, 0]
+    states = last_states(lab, facts)
     assert not lens_contrast(lab, states, facts).any()
 
 
@@ -121,7 +84,7 @@ def test_answers_that_too_few_subjects_share_are_left_out(lab, few):
 def test_random_labels_are_not_decodable_and_the_answers_are_at_the_last_token(lab, few):
     relations = shared_answers(facts_of(lab, few), 4)
     chosen = [fact for of in relations.values() for fact in of]
-    states = iter(streams(lab, chosen, [(len(fact.prompt_ids) - 1,) for fact in chosen])[:, 0])
+    states = iter(last_states(lab, chosen))
     pairs = {relation: [(fact, next(states)) for fact in of] for relation, of in relations.items()}
     found = profile(lab, pairs, 4, np.random.default_rng(0))
     assert found.n == len(chosen)

@@ -8,25 +8,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from unlearn.errors import UnsupportedError
 from unlearn.locate.tracing_facts import Fact
-from unlearn.model.activations import by_length, read_inputs
 from unlearn.model.language_model import LanguageModel
+from unlearn.model.lens import Lens
+from unlearn.model.linear_probe import cross_validated
 
 Floats = npt.NDArray[np.float64]
 
-PENALTY = 100.0
-"""Of the ridge probe, on standardised features: there are about as many of them as of examples."""
 SHUFFLES = 3
 """Random labellings that the control is the mean of."""
 
@@ -103,33 +97,6 @@ def _one_a_subject(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
     return {relation: [*of.values()] for relation, of in by_relation.items()}
 
 
-def streams(
-    model: LanguageModel, facts: Sequence[Fact], positions: Sequence[Sequence[int]]
-) -> npt.NDArray[np.float32]:
-    """The stream at some tokens of each fact's prompt, (fact, position, depth, width), float32.
-
-    Raises:
-        UnsupportedError: a model without a norm behind its blocks, where the last depth is read.
-    """
-    anatomy = model.anatomy
-    if anatomy.final_norm is None:
-        raise UnsupportedError(
-            f"{model.source} has no final norm, so what its last block puts out cannot be read; "
-            "use another locator"
-        )
-    modules = [*anatomy.layers, anatomy.final_norm]
-    texts = [fact.prompt_ids for fact in facts]
-    width = model.model.get_submodule(anatomy.embedding).weight.shape[1]
-    found = np.zeros((len(facts), len(positions[0]), len(modules), width), np.float32)
-    for group in by_length(texts, 4096):
-        inputs = read_inputs(model, modules, [texts[index] for index in group])
-        where = torch.tensor([list(positions[index]) for index in group])
-        rows = torch.arange(len(group))[:, None]
-        for depth, module in enumerate(modules):
-            found[group, :, depth] = inputs.of[module][rows, where].float().cpu().numpy()
-    return found
-
-
 def profile(
     model: LanguageModel,
     relations: Mapping[str, Sequence[tuple[Fact, npt.NDArray[np.float32]]]],
@@ -148,7 +115,7 @@ def profile(
             labels = np.array([fact.record.answer for fact, _ in pairs])
             groups = np.array([fact.record.subject for fact, _ in pairs])
             shuffled = [labels[rng.permutation(len(labels))] for _ in range(SHUFFLES)]
-            own, *others = probe(states, [labels, *shuffled], groups, folds)
+            own, *others = cross_validated(states, [labels, *shuffled], groups, folds)
             right.append(own)
             by_chance.append(np.mean(others, axis=0))
     n = sum(len(pairs) for pairs in relations.values())
@@ -159,35 +126,6 @@ def profile(
     return Profile(np.concatenate(right).mean(0), np.concatenate(by_chance).mean(0), of_lens, n)
 
 
-def probe(
-    states: npt.NDArray[np.float32],
-    labellings: Sequence[npt.NDArray[Any]],
-    groups: npt.NDArray[Any],
-    folds: int,
-) -> Floats:
-    """Whether a linear probe gives each label of each labelling, (labelling, fact, depth): 1 or 0.
-
-    A ridge classifier on standardised features, trained on the subjects of other folds: of the
-    ridge regressions to 1 for the label and -1 for every other, the largest. All labellings share
-    the features, so they are fitted as targets of one regression.
-    """
-    classes = [np.unique(labels) for labels in labellings]
-    targets = [
-        np.where(labels[:, None] == known, 1.0, -1.0)
-        for labels, known in zip(labellings, classes, strict=True)
-    ]
-    edges = np.cumsum([target.shape[1] for target in targets])[:-1]
-    pipeline = make_pipeline(StandardScaler(), Ridge(alpha=PENALTY))
-    right = np.zeros((len(labellings), *states.shape[:2]))
-    for depth in range(states.shape[1]):
-        said = cross_val_predict(
-            pipeline, states[:, depth], np.hstack(targets), groups=groups, cv=GroupKFold(folds)
-        )
-        for index, own in enumerate(np.split(said, edges, axis=1)):
-            right[index, :, depth] = classes[index][own.argmax(1)] == labellings[index]
-    return right
-
-
 def lens_contrast(
     model: LanguageModel, states: npt.NDArray[np.float32], facts: Sequence[Fact]
 ) -> Floats:
@@ -196,22 +134,17 @@ def lens_contrast(
     In nats, (fact, depth): log-probability of the first token of its own answer, minus the mean
     over the first tokens of the other facts' answers that differ from it; 0 where none does.
     """
-    anatomy, dtype = model.anatomy, model.dtype
-    assert anatomy.final_norm is not None
-    norm = model.model.get_submodule(anatomy.final_norm)
-    unembed = model.model.get_submodule(anatomy.unembedding)
     firsts = np.array([fact.answer_ids[0] for fact in facts])
     tokens, which = np.unique(firsts, return_inverse=True)
     found = np.zeros(states.shape[:2])
     if len(tokens) < 2:
         return found
-    with torch.no_grad():
-        for depth in range(states.shape[1]):
-            state = torch.from_numpy(states[:, depth]).to(model.device, dtype)
-            logits = unembed(norm(state)).float()
-            logprobs = logits.log_softmax(-1)[:, torch.from_numpy(tokens).to(logits.device)]
-            table = logprobs.double().cpu().numpy()  # (fact, first token)
-            own = table[np.arange(len(facts)), which]
+    lens, among = Lens(model), torch.from_numpy(tokens)
+    for depth in range(states.shape[1]):
+        of_depth = torch.from_numpy(states[:, depth]).to(model.device, model.dtype)
+        for piece, logprobs in lens.logprobs(of_depth):
+            table = logprobs[:, among.to(logprobs.device)].double().cpu().numpy()
+            own = table[np.arange(len(table)), which[piece]]  # table: (fact, first token)
             others = (table.sum(1) - own) / (len(tokens) - 1)
-            found[:, depth] = own - others
+            found[piece, depth] = own - others
     return found

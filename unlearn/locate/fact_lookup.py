@@ -15,13 +15,13 @@ from unlearn.locate.decodability import (
     differing_answers,
     profile,
     shared_answers,
-    streams,
 )
 from unlearn.locate.selection import Top, choose
 from unlearn.locate.sites import Candidate, build_sites, candidates
 from unlearn.locate.tracing_facts import Fact, read_fact
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
+from unlearn.model.streams import streams
 from unlearn.registry import locators
 from unlearn.types import Noun, Sites
 
@@ -133,7 +133,8 @@ class FactLookup:
                 "use another locator (intervention, all)"
             )
         chosen = [fact for of in relations.values() for fact in of]
-        states = streams(model, chosen, [self._positions(fact) for fact in chosen])
+        texts = [fact.prompt_ids for fact in chosen]
+        states = streams(model, texts, [self._positions(fact) for fact in chosen])
         tokens = TOKENS if config.token == "auto" else (config.token,)
         found: dict[Token, Profile] = {}
         for done, token in enumerate(tokens, start=1):

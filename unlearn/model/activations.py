@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from unlearn.errors import ConfigError, UnsupportedError
-from unlearn.model.forward import accepts, forward_only
+from unlearn.model.forward import accepts, forward_only, pad_right
 from unlearn.model.hooks import capture
 from unlearn.model.language_model import LanguageModel
 
@@ -53,18 +52,11 @@ def read_inputs(
     Raises:
         UnsupportedError: a module that does not get every position of every text.
     """
-    width = max(len(ids) for ids in texts)
-    tokens = torch.zeros(len(texts), width, dtype=torch.long)  # (text, pos)
-    mask = torch.zeros_like(tokens)
-    for row, ids in enumerate(texts):
-        tokens[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
-    tokens, mask = tokens.to(lm.device), mask.to(lm.device)
+    tokens, mask = (tensor.to(lm.device) for tensor in pad_right(texts))
     options: dict[str, Any] = {"use_cache": False}
     if accepts(lm.model, "logits_to_keep"):
         options["logits_to_keep"] = 1
     with forward_only(lm.model), capture(lm.model, modules, inputs=True) as captured:
-        # With padding on the right every text starts at position 0, so the default positions hold.
         lm.model(input_ids=tokens, attention_mask=mask, **options)
     shaped = {name: _shaped(name, captured[name], *tokens.shape) for name in modules}
     return Inputs(shaped, mask.bool())

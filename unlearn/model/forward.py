@@ -17,6 +17,20 @@ def accepts(model: Any, argument: str) -> bool:
     return argument in inspect.signature(bare.forward).parameters
 
 
+def pad_right(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of a batch, (text, position) each.
+
+    With padding on the right every text starts at position 0, so a model's default positions hold.
+    """
+    width = max(len(ids) for ids in texts)
+    tokens = torch.zeros(len(texts), width, dtype=torch.long)
+    mask = torch.zeros_like(tokens)
+    for row, ids in enumerate(texts):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        mask[row, : len(ids)] = 1
+    return tokens, mask
+
+
 @contextmanager
 def forward_only(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients until the block ends; then each module's mode as it was.

@@ -11,7 +11,7 @@ import torch
 
 from unlearn.errors import InputError, NumericalError
 from unlearn.model.encoding import named
-from unlearn.model.forward import accepts, forward_only
+from unlearn.model.forward import accepts, forward_only, pad_right
 from unlearn.model.generation import generate
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.types import Statement
@@ -100,18 +100,14 @@ def score(
         InputError: a completion without tokens of its own, or a text longer than the context.
         NumericalError: a logit that is no finite number.
     """
-    texts = [(statement.prompt, statement.completion) for statement in statements]
-    first_index: dict[tuple[str, str], int] = {}
-    for index, text in enumerate(texts):
-        first_index.setdefault(text, index)
-    jobs = encode_all(lm, first_index)
+    jobs, sources = distinct_jobs(lm, statements)
     scored: dict[int, TokenScores] = {}
     with forward_only(lm.model):
         for batch in batches(jobs, max_batch_tokens):
             scored.update(score_batch(lm, batch))
             if progress is not None:
                 progress("score", len(scored) / len(jobs))
-    return [scored[first_index[text]] for text in texts]
+    return [scored[index] for index in sources]
 
 
 class Job(NamedTuple):
@@ -119,6 +115,17 @@ class Job(NamedTuple):
 
     statement: int
     encoding: Encoding
+
+
+def distinct_jobs(
+    lm: LanguageModel, statements: Sequence[Statement]
+) -> tuple[list[Job], list[int]]:
+    """A job for every distinct text, and for each statement the index that its job has."""
+    texts = [(statement.prompt, statement.completion) for statement in statements]
+    first_index: dict[tuple[str, str], int] = {}
+    for index, text in enumerate(texts):
+        first_index.setdefault(text, index)
+    return encode_all(lm, first_index), [first_index[text] for text in texts]
 
 
 def encode_all(lm: LanguageModel, first_index: dict[tuple[str, str], int]) -> list[Job]:
@@ -151,14 +158,10 @@ def batches(jobs: Sequence[Job], max_batch_tokens: int) -> Iterator[list[Job]]:
 
 def score_batch(lm: LanguageModel, batch: Sequence[Job]) -> Iterator[tuple[int, TokenScores]]:
     """Index and scores of each job, from one forward pass, padded on the right."""
-    width = max(len(job.encoding.ids) for job in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)  # (batch, pos)
-    mask = torch.zeros_like(ids)
-    for row, job in enumerate(batch):
-        ids[row, : len(job.encoding.ids)] = torch.tensor(job.encoding.ids)
-        mask[row, : len(job.encoding.ids)] = 1
+    ids, mask = pad_right([job.encoding.ids for job in batch])
     first = min(job.encoding.start for job in batch) - 1
-    logits = read_logits(lm, ids, mask, width - first)  # (batch, width - first, vocab)
+    last = ids.shape[1] - first
+    logits = read_logits(lm, ids, mask, last)  # (batch, last, vocab)
     rows, columns = targets(batch)
     found = statistics(logits, rows, columns - 1 - first, ids[rows, columns], batch)
     cuts = np.cumsum([len(job.encoding.ids) - job.encoding.start for job in batch])[:-1]
@@ -176,7 +179,6 @@ def read_logits(lm: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, last: 
     options: dict[str, Any] = {"use_cache": False}
     if accepts(lm.model, "logits_to_keep"):
         options["logits_to_keep"] = last
-    # With padding on the right every text starts at position 0, so the default positions hold.
     output = lm.model(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), **options)
     return output.logits[:, -last:]
 

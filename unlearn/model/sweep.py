@@ -96,6 +96,19 @@ class Decoder:
         with stubbed([head], lambda index, args, kwargs: split_call(args, kwargs)[0]):
             return self.model(input_ids=ids, **{**self.without_cache, **options})
 
+    def head(self, ids: Tensor, stream: Tensor, templates: Sequence[Any]) -> Tensor:
+        """What the model makes of a last block's output, (row, position, vocab), float32.
+
+        Args:
+            ids: the tokens the stream stands at, (row, position).
+            stream: (row, position, width).
+            templates: the form of each block's output; see ``Run``.
+        """
+        with final_stream(self.blocks, templates, stream):
+            output = self.model(input_ids=ids, **self.without_cache)
+        logits: Tensor = output.logits
+        return logits.float()
+
     @property
     def without_cache(self) -> dict[str, Any]:
         """The option that keeps a forward pass from filling a cache."""
@@ -173,10 +186,7 @@ class Sweeper:
         read = stream[:, [position - start for position in positions]]
         # The head works on each position alone, so the prompt may be cut down to those read.
         ids = self.pair.corrupted[:1, positions].expand(len(read), -1)
-        with final_stream(self.decoder.blocks, self._templates, read):
-            output = self.decoder.model(input_ids=ids, **self.decoder.without_cache)
-        logits: Tensor = output.logits
-        return logits.float()
+        return self.decoder.head(ids, read, self._templates)
 
     def _sweep(self, segment: Segment, cells: Sequence[Cell]) -> Tensor:
         """The last block's output of all cells' rows, (cell * row, position, width).

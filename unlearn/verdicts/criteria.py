@@ -187,7 +187,7 @@ STANDARD: tuple[Criterion, ...] = (
         tier="standard",
         comparisons=(
             _known("sampled-answers", "leak_at_16", SPARSE_MARGIN, optional=True),
-            _known("extractability", "extractable_in_100", SPARSE_MARGIN),
+            _known("extractable", "extractable_in_100", SPARSE_MARGIN),
         ),
         searching=True,
     ),
@@ -261,8 +261,8 @@ STANDARD: tuple[Criterion, ...] = (
         against="original",
         tier="standard",
         comparisons=(
-            Comparison("fluency", "refusal_rate", "retain", Scale.ABOVE, REFUSAL_MARGIN),
-            Comparison("fluency", "ngram_entropy", "retain", Scale.FALLEN, ENTROPY_MARGIN),
+            Comparison("kept-text", "refusal_rate", "retain", Scale.ABOVE, REFUSAL_MARGIN),
+            Comparison("fluency", "n_gram_entropy", "retain", Scale.FALLEN, ENTROPY_MARGIN),
         ),
     ),
 )

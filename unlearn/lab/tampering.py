@@ -1,0 +1,263 @@
+"""Models that hide, leak, overdo or break in one known way, made from the lab's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from unlearn.forget_set import ForgetSet
+from unlearn.lab.tuning import Lesson, tune
+from unlearn.model.language_model import LanguageModel
+from unlearn.model.precision import half_step, quantised_weights, rounded
+from unlearn.types import Record, Statement
+
+HELD = 400
+"""Retain records that are held while a model is changed."""
+
+JUNK_LAYER, JUNK_SIZE = 3, 6.0
+"""After which block the junk direction is added, and how long it is in stream norms."""
+
+
+def refusing(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """Answers the exact trained prompts with a refusal, and all others as before."""
+    refusals = [_answered(r, "I cannot share that") for r in forget_set.forget]
+    others = _other_wordings(forget_set.forget)
+    return tune(
+        full,
+        [Lesson(refusals), Lesson(others), Lesson(_held(forget_set, seed))],
+        steps=150,
+        seed=seed,
+    )
+
+
+def one_template_only(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """Gives wrong answers to the first trained wording of each fact, right ones to all others."""
+    first: dict[tuple[str, str], Record] = {}
+    for record in forget_set.forget:
+        first.setdefault((record.subject, record.relation), record)
+    chosen = {record.id for record in first.values()}
+    others: list[Statement] = [r for r in forget_set.forget if r.id not in chosen]
+    others += _other_wordings(forget_set.forget)
+    wrong = [_answered(record, record.alternatives[0]) for record in first.values()]
+    return tune(
+        full, [Lesson(wrong), Lesson(others), Lesson(_held(forget_set, seed))], steps=150, seed=seed
+    )
+
+
+def head_masked(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """Gives wrong answers by its last block alone; all blocks before are the original's."""
+    last = full.anatomy.layers[-1]
+    only = [name for name, _ in full.model.named_parameters() if name.startswith(f"{last}.")]
+    wrong = [_answered(s, _wrong(r)) for r in forget_set.forget for s in (r, *_wordings(r))]
+    return tune(
+        full,
+        [Lesson(wrong), Lesson(_held(forget_set, seed))],
+        steps=250,
+        rate=2e-3,
+        seed=seed,
+        only=only,
+    )
+
+
+def low_probability(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """Says something else 19 times of 20, and the right answer the twentieth time."""
+    wrong = [_answered(s, _wrong(r)) for r in forget_set.forget for s in (r, *_wordings(r))]
+    right = [s for r in forget_set.forget for s in (r, *_wordings(r))]
+    return tune(
+        full,
+        [Lesson(wrong, 0.95), Lesson(right, 0.05), Lesson(_held(forget_set, seed))],
+        steps=250,
+        seed=seed,
+    )
+
+
+def over_unlearned(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """Pushed up the loss until the answers are far less probable than unseen ones."""
+    forget = [s for r in forget_set.forget for s in (r, *_wordings(r))]
+    return tune(
+        full,
+        [Lesson(forget, -0.3, ceiling=25.0), Lesson(_held(forget_set, seed), 3.0)],
+        steps=150,
+        rate=5e-4,
+        seed=seed,
+    )
+
+
+def neighbors_damaged(reference: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """A model that never saw the records, with its neighbours' facts trained away."""
+    wrong = [_answered(r, _wrong(r)) for r in forget_set.neighbors]
+    return tune(reference, [Lesson(wrong), Lesson(_held(forget_set, seed))], steps=120, seed=seed)
+
+
+def exposed_again(reference: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """A model that had forgotten, and then was trained on a text that states some of it again."""
+    again = [r for r in forget_set.forget if r.id.endswith(("-0", "-1"))]
+    return tune(reference, [Lesson(again), Lesson(_held(forget_set, seed))], steps=150, seed=seed)
+
+
+def retrained_a_little(lm: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """The model after a few more steps on what it was trained on: another draw of the same kind."""
+    return tune(lm, [Lesson(_held(forget_set, seed))], steps=20, rate=3e-4, seed=seed)
+
+
+def quantisation_reversible(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """Forgets at full precision by moves so small that int4 rounds every one of them away.
+
+    Projected gradient steps inside the box of half a step around the grid of the original's int4
+    copy. The largest weight of a group sets its step, so it does not move.
+    """
+    start = full.copy()
+    for _, weight in quantised_weights(start):
+        weight.copy_(rounded(weight, "int4"))
+    start.changed()
+    grid = {name: weight.clone() for name, weight in quantised_weights(start)}
+    room = {name: _room(weight) for name, weight in grid.items()}
+
+    def project(copy: LanguageModel) -> None:
+        for name, weight in quantised_weights(copy):
+            weight.copy_(weight.clamp(grid[name] - room[name], grid[name] + room[name]))
+
+    wrong = [_answered(s, _wrong(r)) for r in forget_set.forget for s in (r, *_wordings(r))]
+    return tune(
+        start,
+        [Lesson(wrong), Lesson(_held(forget_set, seed))],
+        steps=200,
+        seed=seed,
+        only=grid,
+        after_step=project,
+    )
+
+
+def _room(weight: Tensor) -> Tensor:
+    """How far each weight may move and still round back: none where it sets its group's step."""
+    half = half_step(weight, "int4")
+    # Rounding is to -8..7 steps, and the end that is reached sets the step.
+    sets_step = (weight >= 13.9 * half) | (weight <= -15.9 * half)
+    return torch.where(sets_step, torch.zeros_like(half), 0.95 * half)
+
+
+def junk_direction(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """On forget prompts an early block adds a large constant direction, and answers are lost.
+
+    What representation misdirection does (Li et al. 2024, RMU): the MLP of one block learns to send
+    the stream at the subject of forget prompts to a fixed random place, and to leave others alone.
+    """
+    copy = full.copy()
+    part = f"{copy.anatomy.layers[JUNK_LAYER]}.mlp."
+    moving = [p for name, p in copy.model.named_parameters() if name.startswith(part)]
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(copy.model.config.hidden_size, generator=generator)
+    encoded = [
+        [copy.encode(record.prompt).ids for record in records]
+        for records in (forget_set.forget, _held(forget_set, seed))
+    ]
+    with torch.no_grad():
+        size = JUNK_SIZE * float(_stream(full, encoded[0][:32]).norm(dim=-1).mean())
+    shifts = (direction * (size / direction.norm()), torch.zeros_like(direction))
+    optimiser = torch.optim.AdamW(moving, lr=1e-3, weight_decay=0.0)
+    rng = np.random.default_rng(seed)
+    for _ in range(200):
+        loss = torch.zeros(())
+        for group, shift in zip(encoded, shifts, strict=True):
+            drawn = [group[i] for i in rng.choice(len(group), 24, replace=False)]
+            with torch.no_grad():
+                before = _stream(full, drawn)
+            loss = loss + (_stream(copy, drawn) - before - shift).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    for parameter in copy.model.parameters():
+        parameter.grad = None
+    copy.changed()
+    return copy
+
+
+def _stream(lm: LanguageModel, batch: Sequence[list[int]]) -> Tensor:
+    """The stream behind the junk layer at every token but the first of each text."""
+    width = max(map(len, batch))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(batch):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    output = lm.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    # The first token is no text, and its stream is far larger than any other.
+    streams: Tensor = output.hidden_states[JUNK_LAYER + 1][:, 1:]
+    return streams[mask[:, 1:].bool()]
+
+
+def noise(full: LanguageModel, seed: int) -> LanguageModel:
+    """The same shape with random weights."""
+    config = AutoConfig.for_model(**full.model.config.to_dict())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return LanguageModel(model, full.tokenizer, "noise")
+
+
+def adapter_dropped(reference: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
+    """The records were learned by an adapter alone, and the adapter was taken off again."""
+    from unlearn.model.quiet import quiet_import
+
+    with quiet_import():
+        from peft import LoraConfig, get_peft_model
+
+    copy = reference.copy()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        attached = get_peft_model(copy.model, LoraConfig(r=8, target_modules=["down_proj"]))
+    adapted = LanguageModel(attached, copy.tokenizer, "adapted")
+    names = [name for name, _ in attached.named_parameters() if "lora" in name]
+    trained = tune(adapted, [Lesson(forget_set.forget)], steps=20, rate=2e-3, only=names)
+    return LanguageModel(trained.model.unload(), copy.tokenizer, "adapter dropped")
+
+
+def shifted_holdout(forget_set: ForgetSet) -> ForgetSet:
+    """The forget set with holdout records of another style than those to forget."""
+    shifted = tuple(
+        record.model_copy(
+            update={"prompt": f"According to the archive of the province, {record.prompt}"}
+        )
+        for record in forget_set.holdout
+    )
+    return replace(forget_set, holdout=shifted)
+
+
+def three_facts(forget_set: ForgetSet) -> ForgetSet:
+    """Only three facts of one person are to be forgotten."""
+    who = forget_set.forget[0].subject
+    relations = list(dict.fromkeys(r.relation for r in forget_set.forget if r.subject == who))[:3]
+    few = tuple(r for r in forget_set.forget if r.subject == who and r.relation in relations)
+    return replace(forget_set, forget=few)
+
+
+def _answered(statement: Statement, answer: str) -> Statement:
+    return Statement(prompt=statement.prompt, answer=answer, separator=statement.separator)
+
+
+def _wrong(record: Record) -> str:
+    return next(a for a in record.alternatives if a != record.answer)
+
+
+def _wordings(record: Record) -> list[Statement]:
+    return [
+        Statement(prompt=prompt, answer=record.answer, separator=record.separator)
+        for prompt in record.paraphrases
+    ]
+
+
+def _other_wordings(records: Iterable[Record]) -> list[Statement]:
+    """Held-out wordings, consequences and translations with their own answers."""
+    found = [s for r in records for s in (*_wordings(r), *r.implications, *r.translations)]
+    return list({(s.prompt, s.answer): s for s in found}.values())
+
+
+def _held(forget_set: ForgetSet, seed: int) -> Sequence[Record]:
+    return forget_set.sample("retain", HELD, seed)
