@@ -16,10 +16,17 @@ from unlearn.verdicts.figures import findings_of
 
 @pytest.mark.parametrize("criterion", CRITERIA, ids=lambda c: c.id)
 def test_a_claim_rests_on_probes_of_its_tier_or_an_earlier_one(criterion):
-    for comparison in criterion.comparisons:
-        kind = registry.probes.get(comparison.probe)
-        assert TIERS.index(kind.tier) <= TIERS.index(criterion.tier), comparison.probe
-        assert comparison.limit >= 0
+    tiers = [registry.probes.get(c.probe).tier for c in criterion.comparisons]
+    assert not tiers or min(map(TIERS.index, tiers)) <= TIERS.index(criterion.tier)
+    assert all(comparison.limit >= 0 for comparison in criterion.comparisons)
+
+
+def test_a_comparison_is_made_from_the_tier_on_that_runs_its_probe():
+    def compared(tier):
+        (membership,) = (c for c in criteria_of(tier) if c.id == "not-a-member")
+        return {c.probe for c in membership.comparisons}
+
+    assert compared("deep") - compared("standard") == {"membership-gradient-norm"}
 
 
 def test_a_claim_has_one_id_and_smoke_judges_what_it_always_did():
