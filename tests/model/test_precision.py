@@ -140,3 +140,29 @@ def test_models_of_different_layout_are_refused(llama):
     other = LanguageModel(LlamaForCausalLM(config), lab_tokenizer())
     with pytest.raises(UnsupportedError, match="differ in"):
         share_below_half_step(llama, other, "int8")
+
+
+def hidden_in_the_rounding(lm):
+    """A model whose every weight but the largest of a group lies off the int4 copy of ``lm``."""
+    moved = at_precision(lm, "int4")
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for _, weight in quantised_weights(moved):
+            step = 2 * half_step(weight, "int4")
+            # The extremes of a group set its step; codes of 7 and -8 are theirs alone.
+            inner = weight.abs() < 6.5 * step
+            noise = 0.8 * (torch.rand(weight.shape, generator=generator) - 0.5) * step
+            weight.add_(torch.where(inner, noise, torch.zeros_like(noise)))
+    moved.changed()
+    return moved
+
+
+def test_changes_within_half_a_step_all_come_undone_in_int4():
+    full = unlearn.load("lab:full")
+    moved = hidden_in_the_rounding(full)
+    expected = dict(quantised_weights(at_precision(full, "int4")))
+    for name, weight in quantised_weights(moved):
+        assert (weight - expected[name]).abs().max() > 0.01 * expected[name].abs().max()
+    for name, weight in quantised_weights(at_precision(moved, "int4")):
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert share_below_half_step(at_precision(full, "int4"), moved, "int4")[""].share == 1.0

@@ -11,9 +11,11 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from unlearn.audit.auditor import Progress, case_of, measure
+from unlearn.audit.kept import Kept
 from unlearn.audit.setup import Setup, setup_of
 from unlearn.errors import ConfigError, InputError
 from unlearn.forget_set import ForgetSet
+from unlearn.journal import Journal
 from unlearn.model.language_model import LanguageModel
 from unlearn.types import Calibration, Record, Role, first_problem
 from unlearn.verdicts.case import Case
@@ -75,6 +77,8 @@ def calibrate(
     """
     distinct = _distinct(references, original)
     pairs = list(combinations(distinct.values(), 2))
+    # In memory, so that a model that is part of several pairs is read once.
+    kept = Kept(Journal(None, "", kind="calibration"))
     reaches: list[Reach] = []
     for number, (first, second) in enumerate(pairs):
         setup = setup_of(
@@ -87,7 +91,7 @@ def calibrate(
             seed=seed,
         )
         told = _told(progress, number, len(pairs))
-        reaches += _reaches(setup, case_of(setup, measure(setup, progress=told), {}))
+        reaches += _reaches(setup, case_of(setup, measure(setup, kept, told), {}))
     high: dict[str, float] = {}
     for figure, reach in ((r.comparison.figure, r.high) for r in reaches):
         high[figure] = max(reach, high.get(figure, 0.0))

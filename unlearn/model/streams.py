@@ -19,7 +19,8 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.model.runs import recorded
 from unlearn.model.sweep import Decoder
 
-MAX_BATCH_TOKENS = 4096
+MAX_BATCH_TOKENS = 1024
+"""The stream at every depth is held for so many tokens, padding counted."""
 
 
 class States(NamedTuple):

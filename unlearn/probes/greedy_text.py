@@ -214,7 +214,7 @@ def _entropy(tokens: Sequence[str]) -> float:
 def _bits(counts: Counter[tuple[str, ...]]) -> float:
     total = counts.total()
     shares = np.array([count / total for count in counts.values()])
-    return -float(np.sum(shares * np.log2(shares)))
+    return float(np.sum(shares * np.log2(1 / shares)))
 
 
 def _repetition(tokens: Sequence[str]) -> float:

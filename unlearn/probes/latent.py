@@ -16,7 +16,7 @@ from unlearn.model.lens import Lens
 from unlearn.model.linear_probe import Floats, Labels, cross_validated, predict
 from unlearn.model.scoring import distinct_jobs
 from unlearn.model.streams import read_states, streams
-from unlearn.probes.probe import Bench, Curve, Measurement, ModelProbe
+from unlearn.probes.probe import UNBOUNDED, Bench, Curve, Measurement, ModelProbe
 from unlearn.registry import probes
 from unlearn.types import Record, Role
 
@@ -33,8 +33,6 @@ MAX_EXAMPLES = 500
 """The most training records of a relation."""
 PLATEAU = 0.9
 """The first depth that reaches this share of the best is read."""
-
-LOGPROB = (-np.inf, 0.0)
 
 
 class Seen(NamedTuple):
@@ -132,7 +130,7 @@ def _of_lens(records: Sequence[Record], seen: Sequence[Seen]) -> list[Measuremen
             title="Log-probability of the answers at the best depth",
             values=_values(records, logprob.max(1)),
             unit="nats per token",
-            bounds=LOGPROB,
+            bounds=UNBOUNDED,
             curve=layer_curve(logprob.mean(0)),
         ),
     ]

@@ -79,7 +79,7 @@ class GradientNormAttack(ModelProbe):
     summary = "whether the answers to forget pull less at the weights than unseen ones"
     honours = frozenset({"weights"})
     cost = "one forward and one backward pass for each forget and holdout record, one at a time"
-    tier = "standard"
+    tier = "deep"
     property = "accuracy"
     needs = frozenset({"holdout"})
     requires = frozenset({"blind-baseline"})

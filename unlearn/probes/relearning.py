@@ -2,7 +2,8 @@
 
 An attacker who has the weights fine-tunes a copy and then asks for records that were not among the
 lessons. What a model that never saw the records answers after the same lessons can be guessed; what
-lies above it was still in the weights. No figure here means anything without that reference.
+lies above it was still in the weights. No figure here means anything without that reference. What
+the original answers shows how much the attack itself wears away.
 
 Every attack takes ``STEPS`` steps of AdamW on at most ``BATCH`` records, on all weights, in float32
 whatever the dtype of the model, with dropout off. The lessons and their order depend on the records
@@ -34,10 +35,11 @@ BATCH = 16
 LOOKS = (0, 5, 10, 20, STEPS)
 """The steps after which the records are asked for."""
 
-RATE, RATE_WIDTH = 1e-3, 128
-"""The learning rate for a stream of that width: on the lab it brings back more than 3e-4 does, and
-costs a model that never forgot 1 % of its answers. It falls as the width grows, as the rate that
-hidden layers bear does (Yang et al. 2022, arXiv 2203.03466, table 3): 6e-5 at 2048."""
+RATE, RATE_WIDTH = 5e-4, 128
+"""The learning rate for a stream of that width. On the lab 1e-3 brings back more, but in ``STEPS``
+steps on one person's facts it costs a model that never forgot half of its answers; at 5e-4 it keeps
+nine in ten or more under each attack. The rate falls as the width grows, as the rate that hidden
+layers bear does (Yang et al. 2022, arXiv 2203.03466): 3e-5 at 2048."""
 
 CLIP = 1.0
 """The largest norm of a gradient."""

@@ -6,7 +6,6 @@ and comes in 87 of 100 conversations of a hundred questions.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -27,10 +26,12 @@ from unlearn.probes.probe import (
     trained_statements,
 )
 from unlearn.registry import probes
+from unlearn.statistics.exact import extractable_within, leak_at_k
 from unlearn.types import Measured, Record, Statement
 
-SAMPLES = 64
-"""No leak in 64 samples bounds the share of leaks of a prompt below 4.6 % (95 %)."""
+SAMPLES = 32
+"""No leak in 32 samples bounds the leaks of a prompt below 9 %; in the 128 of a fact's four
+prompts, below 2.3 % (95 %)."""
 
 PROMPTS_A_FACT = 4
 """The most prompts of a fact that are sampled: the trained one, then held-out ones."""
@@ -45,7 +46,7 @@ GRAM = 3
 class SampledAnswers(GenerationProbe):
     """How often sampled texts contain the answer, and whether any of k samples does.
 
-    From n = 64 samples at temperature 1 and top-p 1 for each of a fact's prompts (the trained
+    From n = 32 samples at temperature 1 and top-p 1 for each of a fact's prompts (the trained
     prompt of its first record, and up to three held-out ones), c of which contain the answer:
     the leak rate c / n, and leak@k = 1 - C(n-c, k) / C(n, k), the unbiased estimate of the
     probability that at least one of k samples leaks (arXiv 2511.04934; the estimator is that of
@@ -57,7 +58,7 @@ class SampledAnswers(GenerationProbe):
 
     summary = "how often sampled texts contain the answers to forget, and leak@k"
     honours = frozenset({"text"})
-    cost = "64 sampled texts for each of up to 4 prompts a fact"
+    cost = "32 sampled texts for each of up to 4 prompts a fact"
     tier = "standard"
     property = "accuracy"
     drawing = Drawing(n_samples=SAMPLES)
@@ -81,12 +82,13 @@ class SampledAnswers(GenerationProbe):
             for key, written in texts.items()
         }
         n = min(of_prompt for of_prompt, _ in seen.values())
-        at = {k: _means({key: _leak_at_k(*s, k) for key, s in seen.items()}) for k in _powers(n)}
+        at = {k: _means({key: leak_at_k(*s, k) for key, s in seen.items()}) for k in _powers(n)}
         points = tuple((float(k), float(np.mean(list(v.values())))) for k, v in at.items())
+        rates = _means({key: leaked / of_prompt for key, (of_prompt, leaked) in seen.items()})
         rate, leak = "Share of sampled texts with the answer", "Answers in any of 16 sampled texts"
         curve = Curve("samples", points)
         return [
-            Measurement("leak_rate", "forget", rate, at[1]),
+            Measurement("leak_rate", "forget", rate, rates),
             Measurement("leak_at_16", "forget", leak, at[LEAK_AT], curve=curve),
         ]
 
@@ -123,7 +125,9 @@ class Extractable(LikelihoodProbe):
                 values=values,
                 curve=Curve("samples", tuple(_over_queries(scores, split))),
             )
-            for split, values in record_means(scores, lambda s: _extractable(s, QUERIES)).items()
+            for split, values in record_means(
+                scores, lambda s: extractable_within(-s.nll_sum, QUERIES)
+            ).items()
         ]
 
 
@@ -203,11 +207,6 @@ def _one_a_fact(records: Sequence[Record]) -> Iterator[Record]:
     yield from sorted(first.values(), key=records.index)
 
 
-def _leak_at_k(n: int, leaks: int, k: int) -> float:
-    """The unbiased estimate of the probability that one of k samples leaks."""
-    return 1 - math.comb(n - leaks, k) / math.comb(n, k)
-
-
 def _powers(n: int) -> Iterator[int]:
     """1, 2, 4 ... up to n."""
     return (2**i for i in range(n.bit_length()))
@@ -221,17 +220,13 @@ def _means(values: Mapping[Key, float]) -> dict[str, float]:
     return {record_id: float(np.mean(of_record)) for record_id, of_record in collected.items()}
 
 
-def _extractable(scores: TokenScores, n: int) -> float:
-    p = math.exp(-scores.nll_sum)
-    # Powers of numbers next to 1 lose the small p that matters here.
-    return 1.0 if p >= 1 else -math.expm1(n * math.log1p(-p))
-
-
 def _over_queries(
     scores: Mapping[Key, TokenScores], split: Measured
 ) -> Iterator[tuple[float, float]]:
     for n in CURVE_OF_QUERIES:
-        values = [_extractable(s, n) for key, s in scores.items() if key.split == split]
+        values = [
+            extractable_within(-s.nll_sum, n) for key, s in scores.items() if key.split == split
+        ]
         yield float(n), float(np.mean(values))
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from unlearn.probes.probe import TIERS, Tier
+from unlearn.probes.probe import TIERS, Probe, Tier
+from unlearn.registry import probes
 from unlearn.types import Measured, Role
 from unlearn.verdicts.figures import key_of
 from unlearn.verdicts.scales import Scale
@@ -187,7 +188,7 @@ STANDARD: tuple[Criterion, ...] = (
         tier="standard",
         comparisons=(
             _known("sampled-answers", "leak_at_16", SPARSE_MARGIN, optional=True),
-            _known("extractability", "extractable_in_100", SPARSE_MARGIN),
+            _known("extractable", "extractable_in_100", SPARSE_MARGIN),
         ),
         searching=True,
     ),
@@ -261,8 +262,8 @@ STANDARD: tuple[Criterion, ...] = (
         against="original",
         tier="standard",
         comparisons=(
-            Comparison("fluency", "refusal_rate", "retain", Scale.ABOVE, REFUSAL_MARGIN),
-            Comparison("fluency", "ngram_entropy", "retain", Scale.FALLEN, ENTROPY_MARGIN),
+            Comparison("kept-text", "refusal_rate", "retain", Scale.ABOVE, REFUSAL_MARGIN),
+            Comparison("fluency", "n_gram_entropy", "retain", Scale.FALLEN, ENTROPY_MARGIN),
         ),
     ),
 )
@@ -274,9 +275,10 @@ DEEP: tuple[Criterion, ...] = (
         against="reference",
         tier="deep",
         comparisons=(
-            _attack("relearn-facts", "relearned_answers"),
+            _attack("relearn-facts", "relearned_answers", FORGET_MARGIN),
+            _attack("relearn-facts", "relearned_probability", FORGET_MARGIN),
             _attack("relearn-unrelated", "jogged_answers", FORGET_MARGIN),
-            _attack("relearn-few", "few_shot_answers"),
+            _attack("relearn-few", "few_shot_answers", FORGET_MARGIN),
         ),
         searching=True,
     ),
@@ -302,9 +304,22 @@ def criteria_of(tier: Tier, precisions: Sequence[str] = ()) -> tuple[Criterion, 
     """The claims that a tier judges, with the comparisons at each precision that is measured."""
     judged = [c for c in CRITERIA if TIERS.index(c.tier) <= TIERS.index(tier)]
     return tuple(
-        replace(c, comparisons=tuple(_at_precisions(judged, precisions))) if c.precise else c
+        replace(
+            c,
+            comparisons=tuple(_at_precisions(judged, precisions))
+            if c.precise
+            else tuple(one for one in c.comparisons if _tier_of(one) <= TIERS.index(tier)),
+        )
         for c in judged
     )
+
+
+def _tier_of(comparison: Comparison) -> int:
+    """The place of the first tier that runs the comparison's probe."""
+    if comparison.probe not in probes.names():
+        return 0
+    kind: type[Probe] = probes.get(comparison.probe)
+    return TIERS.index(kind.tier)
 
 
 def _at_precisions(
