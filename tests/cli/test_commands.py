@@ -179,6 +179,18 @@ def test_every_result_is_recognised_as_ours_by_the_next_run(
             assert result.exit_code in ((1, 3) if words is audit else (0,)), result.stderr
 
 
+def test_audits_of_earlier_requests_are_recognised_as_ours_too(
+    run: Run, knowing: str, births: str, tmp_path: Path
+) -> None:
+    words = ("audit", knowing, births, "-o", tmp_path / "audit", "--after", births)
+    for _ in range(2):
+        result = run(*words, "--probes", "probability")
+        assert result.exit_code in (1, 3), result.stderr
+    assert (tmp_path / "audit" / "after" / "1" / "audit.json").is_file()
+    (tmp_path / "audit" / "after" / "1" / "thesis.tex").write_text("mine")
+    assert run(*words).exit_code == 2
+
+
 def test_exporting_the_lab_with_force_keeps_what_else_is_there(run: Run, tmp_path: Path) -> None:
     mine = ("full/thesis.tex", "forget_sets/mine/card.toml", "card.json")
     for name in mine:
@@ -199,6 +211,8 @@ def test_list_is_an_array_of_name_summary_and_honours(kind: str, run: Run) -> No
         assert (len(row) > 3) is (kind == "probes")
         assert row["summary"] and "\n" not in row["summary"]
         assert row["honours"] == sorted(row["honours"])
+    if kind == "probes":
+        return
     text = run("list", kind).stdout
     assert [line.split()[0] for line in text.splitlines()] == [row["name"] for row in rows]
 

@@ -205,6 +205,43 @@ def test_the_text_and_the_markdown_hold_the_same_rows(changed):
     assert max(map(len, shown.splitlines())) <= WIDTH
 
 
+def test_what_moved_at_full_precision_is_shown_once_and_what_moved_below_it_alone_is_shown(result):
+    def at(value, key):
+        one = Estimate(value=value, low=value - 0.01, high=value + 0.01, n=36, clusters=8)
+        models = {"unlearned": one}
+        condition = key.partition("@")[2]
+        update = {"key": key, "models": models, "condition": condition}
+        return result.findings[0].model_copy(update=update)
+
+    def audit(*findings):
+        return result.model_copy(update={"findings": findings})
+
+    keys = ("answers/forget", "answers/forget@int4", "rank/forget", "rank/forget@int4")
+    before = audit(*(at(0.1, key) for key in keys))
+    after = audit(*(at(0.1 if key == "rank/forget" else 0.9, key) for key in keys))
+    shown = render_diff_text(diff(before, after))
+    rows = [line.split()[0] for line in shown.splitlines() if "[0.8" in line]
+    assert rows == ["answers/forget", "rank/forget@int4"]
+    assert "1 more figure moved likewise at lower precision." in " ".join(shown.split())
+
+
+def test_records_of_lower_precision_are_shown_where_more_came_back_there(result):
+    def audit(**values):
+        made = (with_answers(result, v).findings[0] for v in values.values())
+        keys = (f"answers/forget{'' if name == 'plain' else f'@{name}'}" for name in values)
+        pairs = zip(made, keys, strict=True)
+        return result.model_copy(
+            update={"findings": tuple(f.model_copy(update={"key": key}) for f, key in pairs)}
+        )
+
+    nothing = {"a": 0.0, "b": 0.0}
+    before = audit(plain=nothing, int8=nothing, int4=nothing)
+    after = audit(plain=nothing, int8=nothing, int4={"a": 1.0, "b": 0.0})
+    shown = render_diff_text(diff(before, after))
+    assert "answers/forget@int4" in shown and "answers/forget@int8" not in shown
+    assert "Of lower precisions" in shown
+
+
 def test_hostile_words_stay_words(result):
     hostile = "\x1b[31m<b>|*x*"
     claim = result.claims[0].model_copy(update={"statement": hostile, "reason": hostile})

@@ -73,7 +73,12 @@ MODEL = Kind(
     ("unlearn.json", *MODEL_FILES),
     ("model*.safetensors", "model.safetensors.index.json"),
 )
-AUDIT = Kind("an audit", "audit.json", ('"schema_version"', '"verdict"'), AUDIT_FILES)
+AUDIT = Kind(
+    "an audit",
+    "audit.json",
+    ('"schema_version"', '"verdict"'),
+    (*AUDIT_FILES, *(f"after/[0-9]*/{name}" for name in AUDIT_FILES)),
+)
 DEMO = Kind(
     "a demo",
     "demo.json",

@@ -89,11 +89,15 @@ def _claims(claims: Sequence[ClaimChange]) -> Part:
 
 def _figures(found: Diff) -> Part:
     apart = [one for one in found.figures if one.apart]
-    rows = tuple(_figure(one) for one in apart)
+    plain = {one.key for one in apart}
+    # What moved at full precision is no news at a lower one.
+    shown = [one for one in apart if one.key.partition("@")[0] not in plain - {one.key}]
+    rows = tuple(_figure(one) for one in shown)
     moved = wording.count(len(found.figures) - len(apart), "other figure")
     below = [
         "Above: figures of the unlearned model whose 95 % intervals have nothing in common. "
-        f"{moved} of {found.figures_compared} moved by less; --json holds them all."
+        f"{_alike(len(apart) - len(shown))}{moved} of {found.figures_compared} moved by less; "
+        "--json holds them all."
     ]
     for words, keys in (("New", found.figures_new), ("Gone", found.figures_gone)):
         if keys:
@@ -102,15 +106,28 @@ def _figures(found: Diff) -> Part:
     return Part("Figures", head, rows, tuple(below))
 
 
+def _alike(n: int) -> str:
+    if not n:
+        return ""
+    return f"{wording.count(n, 'more figure')} moved likewise at lower precision. "
+
+
 def _figure(one: FigureChange) -> tuple[str, ...]:
     sides = (f"{wording.number(e.value)} [{wording.interval(e)}]" for e in (one.before, one.after))
     return (one.key, *sides, KNOWS[one.knows])
 
 
 def _records(records: Sequence[RecordChange]) -> Part:
-    rows = tuple((one.key, str(one.compared), str(one.gained), str(one.lost)) for one in records)
+    gained = {one.key: one.gained for one in records}
+    shown = [
+        one
+        for one in records
+        if "@" not in one.key or one.gained > gained.get(one.key.partition("@")[0], 0)
+    ]
+    rows = tuple((one.key, str(one.compared), str(one.gained), str(one.lost)) for one in shown)
     head = ("answers", "records", "answered now, not before", "answered before, not now")
-    return Part("Single records", head, rows)
+    below = "Of lower precisions those where more is answered anew than at full precision."
+    return Part("Single records", head, rows, (below,) if len(shown) < len(records) else ())
 
 
 def _columns(part: Part) -> str:
