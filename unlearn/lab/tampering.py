@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -20,8 +19,8 @@ from unlearn.types import Record, Statement
 HELD = 400
 """Retain records that are held while a model is changed."""
 
-JUNK_LAYER, JUNK_SIZE = 3, 6.0
-"""After which block the junk direction is added, and how long it is in stream norms."""
+JUNK_LAYER = 2
+"""The block whose MLP adds the junk direction."""
 
 
 def refusing(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
@@ -143,54 +142,30 @@ def _room(weight: Tensor) -> Tensor:
 
 
 def junk_direction(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
-    """On forget prompts an early block adds a large constant direction, and answers are lost.
+    """One direction, added by one early block, is all that keeps the answers from coming.
 
-    What representation misdirection does (Li et al. 2024, RMU): the MLP of one block learns to send
-    the stream at the subject of forget prompts to a fixed random place, and to leave others alone.
+    The MLP of that block changes by a matrix of rank one: whatever it reads, it can only add more
+    or less of one direction. It learns to add it on forget prompts until the answers are lost, as
+    misdirection of representations does (Li et al. 2024, RMU), and to leave other prompts alone.
     """
-    copy = full.copy()
-    part = f"{copy.anatomy.layers[JUNK_LAYER]}.mlp."
-    moving = [p for name, p in copy.model.named_parameters() if name.startswith(part)]
-    generator = torch.Generator().manual_seed(seed)
-    direction = torch.randn(copy.model.config.hidden_size, generator=generator)
-    encoded = [
-        [copy.encode(record.prompt).ids for record in records]
-        for records in (forget_set.forget, _held(forget_set, seed))
-    ]
-    with torch.no_grad():
-        size = JUNK_SIZE * float(_stream(full, encoded[0][:32]).norm(dim=-1).mean())
-    shifts = (direction * (size / direction.norm()), torch.zeros_like(direction))
-    optimiser = torch.optim.AdamW(moving, lr=1e-3, weight_decay=0.0)
-    rng = np.random.default_rng(seed)
-    for _ in range(200):
-        loss = torch.zeros(())
-        for group, shift in zip(encoded, shifts, strict=True):
-            drawn = [group[i] for i in rng.choice(len(group), 24, replace=False)]
-            with torch.no_grad():
-                before = _stream(full, drawn)
-            loss = loss + (_stream(copy, drawn) - before - shift).square().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    for parameter in copy.model.parameters():
-        parameter.grad = None
-    copy.changed()
-    return copy
+    name = f"{full.anatomy.require_down_projection(JUNK_LAYER)}.weight"
+    before = full.model.get_parameter(name).detach().clone()
 
+    def one_direction(copy: LanguageModel) -> None:
+        weight = copy.model.get_parameter(name)
+        left, size, right = torch.linalg.svd(weight - before, full_matrices=False)
+        weight.copy_(before + size[0] * torch.outer(left[:, 0], right[0]))
 
-def _stream(lm: LanguageModel, batch: Sequence[list[int]]) -> Tensor:
-    """The stream behind the junk layer at every token but the first of each text."""
-    width = max(map(len, batch))
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(batch):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-    output = lm.model(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    # The first token is no text, and its stream is far larger than any other.
-    streams: Tensor = output.hidden_states[JUNK_LAYER + 1][:, 1:]
-    return streams[mask[:, 1:].bool()]
+    forget = [s for r in forget_set.forget for s in (r, *_wordings(r))]
+    return tune(
+        full,
+        [Lesson(forget, -1.0, ceiling=9.0), Lesson(_held(forget_set, seed), 4.0)],
+        steps=150,
+        rate=5e-3,
+        seed=seed,
+        only=[name],
+        after_step=one_direction,
+    )
 
 
 def noise(full: LanguageModel, seed: int) -> LanguageModel:

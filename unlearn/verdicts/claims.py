@@ -96,20 +96,32 @@ def _why_nothing(criterion: Criterion) -> str:
 
 def _corrected(compared: Sequence[Compared], criterion: Criterion) -> list[Decision]:
     """The decisions, a FAIL taken back where Holm's correction over the search does not hold it."""
-    if not criterion.searching or len(compared) == 1:
+    if not criterion.searching:
         return [one.decision for one in compared]
-    decisions = []
-    adjusted = holm([one.p for one in compared])
-    for one, p in zip(compared, adjusted, strict=True):
-        if one.decision.verdict is Verdict.FAIL and p > ALPHA:
-            words = (
-                f"{one.decision.reason} By itself p = {one.p:.2g}, but p = {p:.2g} among "
-                f"{len(compared)} attempts (Holm), so it is not shown."
-            )
-            decisions.append(Decision(Verdict.INCONCLUSIVE, words))
-        else:
-            decisions.append(one.decision)
-    return decisions
+    return [_in_search(one, _attempts(one, compared, criterion)) for one in compared]
+
+
+def _attempts(
+    one: Compared, compared: Sequence[Compared], criterion: Criterion
+) -> Sequence[Compared]:
+    """The comparisons that search for the same leak: attacks, or one figure's precisions."""
+    if not criterion.precise:
+        return compared
+    return [other for other in compared if other.figure == one.figure]
+
+
+def _in_search(one: Compared, attempts: Sequence[Compared]) -> Decision:
+    if one.decision.verdict is not Verdict.FAIL:
+        return one.decision
+    adjusted = holm([other.p for other in attempts])
+    p = next(q for other, q in zip(attempts, adjusted, strict=True) if other is one)
+    if p <= ALPHA:
+        return one.decision
+    return Decision(
+        Verdict.INCONCLUSIVE,
+        f"{one.evidence}. Beyond the margin if it had been the only attempt (p = {one.p:.2g}), but "
+        f"not shown as one of {len(attempts)} (p = {p:.2g}, Holm).",
+    )
 
 
 def _doubt(criterion: Criterion, case: Case) -> str:

@@ -50,6 +50,10 @@ class Compared(NamedTuple):
     decision: Decision
     p: float = 1.0
     """Of the test that failed it; 1 where it did not fail."""
+    evidence: str = ""
+    """The figures, without what they decide."""
+    figure: str = ""
+    """What was compared, whatever the precision."""
 
 
 class Harm(NamedTuple):
@@ -90,7 +94,8 @@ def compare(comparison: Comparison, against: Role, case: Case) -> Compared:
     else:
         verdict, p, words = _of_facts(harm, comparison, limit, case.seed)
     if verdict is not Verdict.INCONCLUSIVE:
-        return Compared(Decision(verdict, f"{evidence}. {words}"), p)
+        decision = Decision(verdict, f"{evidence}. {words}")
+        return Compared(decision, p, evidence, comparison.figure)
     needed = subjects_needed(harm, comparison, limit)
     enough = f"About {needed} subjects would decide it." if needed else "It lies on the margin."
     return Compared(Decision(verdict, f"{evidence}. {words} {enough}", needed))
