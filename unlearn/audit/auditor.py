@@ -52,7 +52,7 @@ def audit(
     provenance: Mapping[str, str] | None = None,
     efficiency: Mapping[str, float] | None = None,
     examples: int = 0,
-    journal: Path | None = None,
+    journal: Path | Journal | None = None,
     progress: Progress | None = None,
 ) -> AuditResult:
     """What a model still knows of a forget set and what it lost, with a verdict for each claim.
@@ -79,7 +79,9 @@ def audit(
         examples: how many forget prompts, and half as many neighbouring ones, to show with what
             each model says. They hold the data of the request.
         journal: a file for what is done, so that an interrupted audit goes on from there; removed
-            at the end. It holds figures and record ids, no text.
+            at the end. It holds figures and record ids, no text. Audits of several models with
+            equal arguments may share an open ``Journal``, which stays: then what they have in
+            common is measured once.
         progress: told what is going on and the fraction done.
 
     Raises:
@@ -101,7 +103,7 @@ def audit(
         seed=seed,
     )
     margins = _margins(calibration, forget_set)
-    kept = Journal(journal, setup.belongs_to(forget_set), kind="audit")
+    kept = _journal(journal, setup.belongs_to(forget_set))
     case = case_of(setup, measure(setup, Kept(kept), progress), margins)
     result = AuditResult(
         **_judged(case, setup.criteria),
@@ -119,8 +121,13 @@ def audit(
         provenance=dict(provenance or {}),
         examples=tuple(examples_of(setup.models, setup.material, examples, seed)),
     )
-    kept.remove()
+    if kept is not journal:
+        kept.remove()
     return result
+
+
+def _journal(given: Path | Journal | None, belongs_to: str) -> Journal:
+    return given if isinstance(given, Journal) else Journal(given, belongs_to, kind="audit")
 
 
 def measure(

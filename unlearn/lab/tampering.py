@@ -14,12 +14,13 @@ from unlearn.forget_set import ForgetSet
 from unlearn.lab.tuning import Lesson, tune
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.precision import half_step, quantised_weights, rounded
+from unlearn.model.quiet import quiet_import
 from unlearn.types import Record, Statement
 
 HELD = 400
 """Retain records that are held while a model is changed."""
 
-JUNK_LAYER = 2
+JUNK_LAYER = 5
 """The block whose MLP adds the junk direction."""
 
 
@@ -82,7 +83,7 @@ def over_unlearned(full: LanguageModel, forget_set: ForgetSet, seed: int) -> Lan
     return tune(
         full,
         [Lesson(forget, -0.3, ceiling=25.0), Lesson(_held(forget_set, seed), 3.0)],
-        steps=150,
+        steps=120,
         rate=5e-4,
         seed=seed,
     )
@@ -142,30 +143,30 @@ def _room(weight: Tensor) -> Tensor:
 
 
 def junk_direction(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
-    """One direction, added by one early block, is all that keeps the answers from coming.
+    """One direction, added by one block, is all that keeps most answers from coming.
 
     The MLP of that block changes by a matrix of rank one: whatever it reads, it can only add more
     or less of one direction. It learns to add it on forget prompts until the answers are lost, as
     misdirection of representations does (Li et al. 2024, RMU), and to leave other prompts alone.
     """
-    name = f"{full.anatomy.require_down_projection(JUNK_LAYER)}.weight"
-    before = full.model.get_parameter(name).detach().clone()
-
-    def one_direction(copy: LanguageModel) -> None:
-        weight = copy.model.get_parameter(name)
-        left, size, right = torch.linalg.svd(weight - before, full_matrices=False)
-        weight.copy_(before + size[0] * torch.outer(left[:, 0], right[0]))
-
-    forget = [s for r in forget_set.forget for s in (r, *_wordings(r))]
-    return tune(
+    wrong = [_answered(s, _wrong(r)) for r in forget_set.forget for s in (r, *_wordings(r))]
+    adapted, names = _with_lora(
         full,
-        [Lesson(forget, -1.0, ceiling=9.0), Lesson(_held(forget_set, seed), 4.0)],
-        steps=150,
-        rate=5e-3,
-        seed=seed,
-        only=[name],
-        after_step=one_direction,
+        seed,
+        r=1,
+        lora_alpha=8,
+        layers_to_transform=[JUNK_LAYER],
+        target_modules=["down_proj"],
     )
+    trained = tune(
+        adapted,
+        [Lesson(wrong), Lesson(_held(forget_set, seed), 2.0)],
+        steps=200,
+        rate=1e-2,
+        seed=seed,
+        only=names,
+    )
+    return LanguageModel(trained.model.merge_and_unload(), full.tokenizer, "junk direction")
 
 
 def noise(full: LanguageModel, seed: int) -> LanguageModel:
@@ -179,19 +180,22 @@ def noise(full: LanguageModel, seed: int) -> LanguageModel:
 
 def adapter_dropped(reference: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
     """The records were learned by an adapter alone, and the adapter was taken off again."""
-    from unlearn.model.quiet import quiet_import
+    adapted, names = _with_lora(reference, seed, r=8, target_modules=["down_proj"])
+    trained = tune(adapted, [Lesson(forget_set.forget)], steps=20, rate=2e-3, only=names)
+    return LanguageModel(trained.model.unload(), reference.tokenizer, "adapter dropped")
 
+
+def _with_lora(lm: LanguageModel, seed: int, **settings: Any) -> tuple[LanguageModel, list[str]]:
+    """A copy with an untrained LoRA beside its weights, and the names of the LoRA's parameters."""
     with quiet_import():
         from peft import LoraConfig, get_peft_model
 
-    copy = reference.copy()
+    copy = lm.copy()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        attached = get_peft_model(copy.model, LoraConfig(r=8, target_modules=["down_proj"]))
-    adapted = LanguageModel(attached, copy.tokenizer, "adapted")
+        attached = get_peft_model(copy.model, LoraConfig(**settings))
     names = [name for name, _ in attached.named_parameters() if "lora" in name]
-    trained = tune(adapted, [Lesson(forget_set.forget)], steps=20, rate=2e-3, only=names)
-    return LanguageModel(trained.model.unload(), copy.tokenizer, "adapter dropped")
+    return LanguageModel(attached, copy.tokenizer, lm.source), names
 
 
 def shifted_holdout(forget_set: ForgetSet) -> ForgetSet:

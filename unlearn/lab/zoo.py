@@ -106,7 +106,6 @@ RETURNING = (
 )
 KEPT = ("retain-kept", "neighbors-kept", "fluency-kept", "speech-kept")
 CLEAN = (*FORGOTTEN, *RETURNING, "not-a-member", "not-over-forgotten", "agrees-with-reference")
-DEEP = ("survives-relearning", "latent-gone")
 
 
 def _changed(
@@ -191,10 +190,10 @@ ZOO: Mapping[str, Specimen] = {
         ("forgotten-answers",),
     ),
     "junk-direction": Specimen(
-        "an early block throws the stream of forget prompts to a fixed place",
+        "one direction, added by one block, hides most of the answers",
         True,
         _changed(tampering.junk_direction),
-        DEEP,
+        (*FORGOTTEN, *RETURNING),
     ),
     "low-probability": Specimen(
         "says something else 19 times of 20",
