@@ -4,10 +4,10 @@
     python benchmarks/auditor.py --tier smoke              # five minutes, printed only
     python benchmarks/auditor.py --tier deep head-masked   # one specimen, three minutes more
 
-Printed is a row a specimen with its verdicts, and whether they are as its known state demands. Then,
-for each figure on forget records, the AUC between specimens that hold the records and specimens
-that never saw them: 1 where every model that knows lies above every one that does not. With
-``--write`` both go into docs/auditor.md, between the markers of the tier.
+Printed is a row a specimen with its verdicts, and whether they are as its known state demands.
+Then, for each figure on forget records, the AUC between specimens that hold the records and
+specimens that never saw them: 1 where every model that knows lies above every one that does not.
+With ``--write`` both go into docs/auditor.md, between the markers of the tier.
 """
 
 from __future__ import annotations
