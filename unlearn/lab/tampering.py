@@ -31,7 +31,7 @@ def refusing(full: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageM
     return tune(
         full,
         [Lesson(refusals), Lesson(others), Lesson(_held(forget_set, seed))],
-        steps=150,
+        steps=80,
         seed=seed,
     )
 
@@ -46,7 +46,7 @@ def one_template_only(full: LanguageModel, forget_set: ForgetSet, seed: int) -> 
     others += _other_wordings(forget_set.forget)
     wrong = [_answered(record, record.alternatives[0]) for record in first.values()]
     return tune(
-        full, [Lesson(wrong), Lesson(others), Lesson(_held(forget_set, seed))], steps=150, seed=seed
+        full, [Lesson(wrong), Lesson(others), Lesson(_held(forget_set, seed))], steps=80, seed=seed
     )
 
 
@@ -98,7 +98,7 @@ def neighbors_damaged(reference: LanguageModel, forget_set: ForgetSet, seed: int
 def exposed_again(reference: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
     """A model that had forgotten, and then was trained on a text that states some of it again."""
     again = [r for r in forget_set.forget if r.id.endswith(("-0", "-1"))]
-    return tune(reference, [Lesson(again), Lesson(_held(forget_set, seed))], steps=150, seed=seed)
+    return tune(reference, [Lesson(again), Lesson(_held(forget_set, seed))], steps=80, seed=seed)
 
 
 def retrained_a_little(lm: LanguageModel, forget_set: ForgetSet, seed: int) -> LanguageModel:
@@ -191,7 +191,8 @@ def _with_lora(lm: LanguageModel, seed: int, **settings: Any) -> tuple[LanguageM
         from peft import LoraConfig, get_peft_model
 
     copy = lm.copy()
-    with torch.random.fork_rng(devices=[]):
+    # peft asks transformers for an attribute by its old name, and is told so.
+    with torch.random.fork_rng(devices=[]), quiet_import():
         torch.manual_seed(seed)
         attached = get_peft_model(copy.model, LoraConfig(**settings))
     names = [name for name, _ in attached.named_parameters() if "lora" in name]
