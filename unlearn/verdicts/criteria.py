@@ -211,7 +211,16 @@ STANDARD: tuple[Criterion, ...] = (
         statement="Among wrong answers the right ones rank as if the model never saw them.",
         against="reference",
         tier="standard",
-        comparisons=(_known("decoy-rank", "decoy_rank", SPARSE_MARGIN, "decoys of one relation"),),
+        comparisons=(
+            Comparison(
+                "decoy-rank",
+                "decoy_rank",
+                "forget",
+                Scale.SHIFTED,
+                SPARSE_MARGIN,
+                "decoys of one relation",
+            ),
+        ),
         by_rank=True,
     ),
     Criterion(

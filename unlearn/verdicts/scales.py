@@ -28,6 +28,9 @@ class Scale(StrEnum):
     ABOVE = "above"
     """Record by record, audited minus other: what is known beyond a model that never saw the
     records."""
+    SHIFTED = "shifted"
+    """The same for figures that vary from record to record anyway, so that their spread shows how
+    sure the mean is: no allowance is made for rare exceptions that were not seen."""
     LOST = "lost"
     """Record by record, other minus audited: what was known and no longer is."""
     OVERSHOT = "overshot"
