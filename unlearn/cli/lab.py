@@ -45,9 +45,9 @@ def export(options: opt.Options, *, directory: Path, force: bool) -> None:
 @click.option(
     "--model",
     "models",
-    type=click.Choice(["full", "reference", "reference-2"]),
+    type=click.Choice(["full", "reference", "reference-2", "reference-3", "reference-4"]),
     multiple=True,
-    help="Train only this model; may be given more than once.  [default: all]",
+    help="Train only this model; may be given more than once.  [default: the first three]",
 )
 @click.option(
     "--tokens",

@@ -90,6 +90,7 @@ DEMO = Kind(
         "runs/@*/artifact/forget_set.key",
     ),
 )
+LAB_MODELS = ("full", "reference", "reference-2", "reference-3", "reference-4")
 LAB = Kind(
     "the lab",
     "card.md",
@@ -97,7 +98,7 @@ LAB = Kind(
     (
         "card.md",
         "card.json",
-        *(f"{model}/{n}" for model in ("full", "reference", "reference-2") for n in MODEL_FILES),
+        *(f"{model}/{n}" for model in LAB_MODELS for n in MODEL_FILES),
         *(
             f"forget_sets/{name}/{file}"
             for name in ("one-person", "ten-people", "hazard")

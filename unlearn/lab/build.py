@@ -12,7 +12,7 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
-from unlearn.lab.bundled import MODELS
+from unlearn.lab.bundled import MODELS, TRAINABLE
 from unlearn.lab.corpus import Corpus
 from unlearn.lab.evaluation import Rates, by_attribute, evaluate
 from unlearn.lab.facts import FORGET_SETS, forget_set
@@ -64,7 +64,7 @@ def build(
     Args:
         directory: gets one folder for each model, ``forget_sets/``, ``card.json`` and ``card.md``.
         names: which of the bundled models to make.
-        seed: of the world; model k of ``MODELS`` is trained with seed + k.
+        seed: of the world; model k of ``TRAINABLE`` is trained with seed + k.
         recipe: how; the default makes models like the bundled ones, in about 40 minutes each on one
             core.
         progress: is told what is going on.
@@ -74,7 +74,7 @@ def build(
     tokenizer = train_tokenizer(world, vocab_size=recipe.vocab_size)
     cards = []
     for name in names:
-        model_seed = seed + MODELS.index(name)
+        model_seed = seed + TRAINABLE.index(name)
         started = time.monotonic()
         network = train(
             world,

@@ -13,6 +13,9 @@ from unlearn.types import Calibration
 MODELS = ("full", "reference", "reference-2")
 """Trained on everything; on everything but the forget groups, from two seeds."""
 
+TRAINABLE = (*MODELS, "reference-3", "reference-4")
+"""Those, and two more references that margins are calibrated with; too large to ship them all."""
+
 _DATA = Path(str(files("unlearn.lab"))) / "data"
 _CHECKOUT = Path(__file__).parents[2] / "forget_sets"
 
