@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from unlearn import registry
 from unlearn.errors import ConfigError, UnsupportedError
-from unlearn.probes.probe import ACCESS, TIERS, Access, Material, Probe, Tier
+from unlearn.probes.probe import ACCESS, TIERS, Access, Material, ModelProbe, Probe, Tier
 from unlearn.types import Role
 
 
@@ -79,6 +79,8 @@ def _picked(tier: Tier, names: Sequence[str]) -> set[str]:
 
 def _lacking(kind: type[Probe], access: Access, roles: Collection[Role], material: Material) -> str:
     """What a probe would need and does not have; empty where nothing is lacking."""
+    if issubclass(kind, ModelProbe) and access != "weights":
+        return f"it works on models that are here, and they give no more than {access}"
     beyond = [a for a in kind.honours if a != "none" and ACCESS.index(a) > ACCESS.index(access)]
     if beyond:
         return f"it needs {beyond[0]}, and the models give no more than {access}"
