@@ -1,11 +1,11 @@
 """The auditor's price: all likelihood probes beside one bare teacher-forced pass, and whole tiers.
 
-    python benchmarks/audit.py                       # probes beside a pass, three sizes
+    python benchmarks/audit.py                       # probes beside a pass, two sizes
     python benchmarks/audit.py --tier standard       # and a whole audit of lab:one-person
 
 The reference reads the same texts in the same batches with the same model, takes the loss of the
 completion tokens from the logits, and does nothing else. Both sides run in turn in this process;
-the ratio is of the best of each. Memory is the growth of the process while a side runs, sampled.
+the ratio is of the best of each.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from unlearn.probes.probe import LikelihoodProbe, content
 SHAPES = {
     "lab (2 M)": None,
     "17 M": {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6},
-    "85 M": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
 
 
