@@ -185,7 +185,7 @@ def apart(reason: str, titles: Sequence[str]) -> tuple[str, ...]:
     cuts = {reason.find(f" {title}: ") + 1 for title in titles if title}
     starts = sorted(cuts | {0})
     return tuple(
-        reason[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)
+        reason[start:end].strip(" ") for start, end in zip(starts, [*starts[1:], None], strict=True)
     )
 
 
