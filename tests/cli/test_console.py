@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from unlearn.cli.console import PlainProgress, emit, working
+from unlearn.cli.console import PlainProgress, Remaining, emit, working
 from unlearn.cli.options import Options
 
 LOUD = Options(seed=0, json=False, device="cpu", dtype="float32", quiet=False)
@@ -28,8 +28,8 @@ def test_plain_progress_writes_the_end_of_each_piece_and_a_line_now_and_then() -
     progress("scoring", 1.0)
     progress("judging", 1.0)
     assert stream.getvalue().splitlines() == [
-        "scoring: 5%",
-        "scoring: 10%",
+        "scoring: 5%, about 95 s left",
+        "scoring: 10%, about 90 s left",
         "scoring: 100%",
         "judging: 100%",
     ]
@@ -39,6 +39,16 @@ def test_a_fraction_out_of_range_is_cut() -> None:
     stream = io.StringIO()
     PlainProgress(stream)("scoring", 1.7)
     assert stream.getvalue() == "scoring: 100%\n"
+
+
+def test_the_time_left_begins_anew_with_each_piece_of_work() -> None:
+    clock = Clock()
+    remaining = Remaining(clock)
+    said = []
+    for now, fraction in ((2, 0.5), (100, 0.5), (110, 0.1), (120, 0.2), (130, 1.0)):
+        clock.now = now
+        said.append(remaining.left(fraction))
+    assert said == ["", ", about 2 min left", "", ", about 40 s left", ""]
 
 
 def test_what_a_library_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def _margin(comparison: Comparison, high: float) -> float:
 
 def _ceiling(comparison: Comparison) -> float:
     ceiling: float = CEILING * comparison.limit
-    if comparison.scale.bounds == (-1.0, 1.0):
+    if comparison.scale.in_points:
         return float(max(comparison.limit, min(ceiling, SHARE_CEILING)))
     return ceiling
 

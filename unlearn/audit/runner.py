@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from unlearn.audit.pace import Pace
 from unlearn.audit.subject import Progress
 from unlearn.errors import UnsupportedError
 from unlearn.model.endpoint import Endpoint
+from unlearn.model.language_model import LanguageModel
 from unlearn.model.precision import at_precision
 from unlearn.model.scoring import TokenScores
 from unlearn.probes.probe import (
@@ -233,11 +233,20 @@ def _written(
 
 
 def _room(job: Job, lm: Any) -> int:
-    """How many tokens a text may have: the longest answer's, and some more."""
-    records = [r for split in job.material.values() for r in split if split]
-    longest = max((r for r in records), key=lambda r: len(r.answer)).completion
-    with suppress(AttributeError):
+    """How many tokens a text may have: the longest answer's, and some more.
+
+    General text is not counted: nothing is asked about it, and its paragraphs are long.
+    """
+    answers = (
+        record.completion
+        for split, records in job.material.items()
+        if split != "general"
+        for record in records
+    )
+    longest = max(answers, key=len)
+    if isinstance(lm, LanguageModel):
         return len(lm.encode("", longest).ids) + ROOM_FOR_TEXT
+    # An endpoint's tokens are not known; three bytes a token is few for any of them.
     return len(longest.encode()) // 3 + ROOM_FOR_TEXT
 
 

@@ -11,7 +11,7 @@ from unlearn.audit.subject import Subject, access_to
 from unlearn.errors import ConfigError
 from unlearn.forget_set import ForgetSet
 from unlearn.journal import code_digest
-from unlearn.probes.probe import TIERS, Material, Tier
+from unlearn.probes.probe import TIERS, Access, Material, Tier
 from unlearn.types import SPLITS, Measured, Record, Role
 from unlearn.verdicts.criteria import Criterion, criteria_of
 
@@ -66,14 +66,26 @@ def setup_of(
     seed: int = 0,
 ) -> Setup:
     """What ``audit`` measures with these arguments; see there."""
-    return _setup(
-        models,
-        _material(forget_set, _cap(tier, max_records), general, seed),
-        _tier(tier),
-        probes,
-        precisions,
-        seed,
-    )
+    if tier not in TIERS:
+        raise ConfigError(f"there is no tier {tier!r}; known: {', '.join(TIERS)}")
+    cap = MAX_RECORDS[tier] if max_records is None else max_records
+    check_count("max_records", cap, 1)
+    material = _material(forget_set, cap, general, seed)
+    access = access_to(models.values())
+    chosen = choose(tier, probes, access=access, roles=models, material=material)
+    wanted = PRECISIONS[tier] if precisions is None else tuple(dict.fromkeys(precisions))
+    return Setup(models, material, tier, chosen, _possible(wanted, models, access), seed)
+
+
+def _possible(
+    wanted: tuple[str, ...], models: Mapping[Role, Subject], access: Access
+) -> tuple[str, ...]:
+    """The precisions that copies can be made at, and that are not the models' own."""
+    if access != "weights":
+        return ()
+    if all(str(lm.dtype) == "torch.bfloat16" for lm in models.values()):
+        return tuple(precision for precision in wanted if precision != "bf16")
+    return wanted
 
 
 def by_role(
@@ -88,42 +100,10 @@ def by_role(
     return {role: lm for role, lm in roles.items() if lm is not None}
 
 
-def _setup(
-    models: Mapping[Role, Any],
-    material: Material,
-    tier: Tier,
-    probes: Sequence[str] | None,
-    precisions: Sequence[str] | None,
-    seed: int,
-) -> Setup:
-    access = access_to(models.values())
-    chosen = choose(tier, probes, access=access, roles=models, material=material)
-    wanted = PRECISIONS[tier] if precisions is None else tuple(dict.fromkeys(precisions))
-    if access != "weights":
-        wanted = ()
-    own = {str(getattr(lm, "dtype", "")).removeprefix("torch.") for lm in models.values()}
-    if own == {"bfloat16"}:
-        wanted = tuple(precision for precision in wanted if precision != "bf16")
-    return Setup(models, material, tier, chosen, wanted, seed)
-
-
-def _tier(tier: str) -> Tier:
-    if tier not in TIERS:
-        raise ConfigError(f"there is no tier {tier!r}; known: {', '.join(TIERS)}")
-    return tier
-
-
 def check_count(name: str, value: int, least: int) -> None:
     """Raise ConfigError for a number below ``least``."""
     if value < least:
         raise ConfigError(f"{name} is {value}; it must be {least} or more")
-
-
-def _cap(tier: str, max_records: int | None) -> int:
-    if max_records is None:
-        return MAX_RECORDS[_tier(tier)]
-    check_count("max_records", max_records, 1)
-    return max_records
 
 
 def _material(forget_set: ForgetSet, cap: int, general: Sequence[Record], seed: int) -> Material:

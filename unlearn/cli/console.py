@@ -43,16 +43,43 @@ class PlainProgress:
         self.clock = clock
         self._last_line = ""
         self._last_time = clock()
+        self._pace = Remaining(clock)
 
     def __call__(self, what: str, fraction: float) -> None:
         """Writes a line if the work is done, or if the last line was a while ago."""
         now = self.clock()
+        left = self._pace.left(fraction)
         if fraction < 1 and now - self._last_time < QUIET_SECONDS:
             return
-        line = f"{what}: {min(max(fraction, 0.0), 1.0):.0%}"
+        line = f"{what}: {min(max(fraction, 0.0), 1.0):.0%}{left}"
         if line != self._last_line:
             print(line, file=self.stream, flush=True)
         self._last_line, self._last_time = line, now
+
+
+class Remaining:
+    """How long a piece of work will take, if it goes on as it went."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._started = clock()
+        self._fraction = 0.0
+
+    def left(self, fraction: float) -> str:
+        """In words, as the end of a line; empty where there is nothing to go by or left to do.
+
+        A fraction smaller than the one before begins another piece of work.
+        """
+        now = self.clock()
+        if fraction < self._fraction:
+            self._started = now
+        self._fraction = fraction
+        spent = now - self._started
+        if spent < QUIET_SECONDS or not 0 < fraction < 1:
+            return ""
+        seconds = spent * (1 - fraction) / fraction
+        amount = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        return f", about {amount} left"
 
 
 def emit(options: Options, document: Any, text: str) -> None:
@@ -75,7 +102,13 @@ def _silent(what: str, fraction: float) -> None:
 @contextmanager
 def _bar() -> Iterator[Progress]:
     from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as RichProgress
 
     columns = (
@@ -83,6 +116,7 @@ def _bar() -> Iterator[Progress]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)

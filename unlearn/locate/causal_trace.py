@@ -189,8 +189,7 @@ class CausalTrace:
                 return [f.record.id for f in samples[0] if f.record.id in left_out]
             kept.add(tracer.trace(fact))
             if progress is not None:
-                left = (self.clock() - started) / (done + 1) * (len(todo) - done - 1)
-                progress(f"trace, about {left:.0f} s left", (done + 1) / len(todo))
+                progress("trace", (done + 1) / len(todo))
         return []
 
     def _extra(

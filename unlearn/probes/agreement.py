@@ -10,16 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from unlearn.model.divergence import Apart, compare, jensen_shannon, kl_to
+from unlearn.probes.locality import KEPT
 from unlearn.probes.probe import LOSS, Bench, Key, Measurement, ModelProbe, trained_statements
 from unlearn.registry import probes
 from unlearn.types import Measured, Role
-
-KEPT: Mapping[Measured, str] = {
-    "retain": "retained records",
-    "neighbors": "neighbouring records",
-    "holdout": "records no model was trained on",
-    "general": "general text",
-}
 
 
 @probes.register("agreement")

@@ -9,7 +9,7 @@ from unlearn.types import Claim, Rung, Verdict
 from unlearn.verdicts.case import Case
 from unlearn.verdicts.comparing import harm_of
 from unlearn.verdicts.criteria import Criterion
-from unlearn.verdicts.scales import CONFIDENCE, Scale
+from unlearn.verdicts.scales import CONFIDENCE
 
 REMOVED = ("survives-precision", "survives-relearning", "latent-gone")
 """The claims that must pass before a model is called ``removed``."""
@@ -48,6 +48,7 @@ def label_of(claims: Sequence[Claim], case: Case, criteria: Sequence[Criterion])
 
 
 def _of(by_id: Mapping[str, Claim], criteria: Iterable[Criterion]) -> Iterator[Claim]:
+    """The claims, without those that the forget set gives nothing to judge by."""
     for criterion in criteria:
         claim = by_id[criterion.id]
         if not (criterion.excusable and claim.verdict is Verdict.NOT_RUN):
@@ -75,8 +76,8 @@ def _shows_nothing(criterion: Criterion, claim: Claim, case: Case) -> bool:
 def ladder(claims: Sequence[Claim], case: Case, criteria: Sequence[Criterion]) -> tuple[Rung, ...]:
     """How far the evidence reaches, lowest rung first, each for a reader who is no specialist."""
     by_id = {claim.id: claim for claim in claims}
-    against_reference = tuple(c.id for c in criteria if c.against == "reference")
-    margin = max((limit for limit in _limits(case, criteria)), default=None)
+    judged = tuple(_of(by_id, (c for c in criteria if c.against == "reference")))
+    margin = max(_limits(case, criteria), default=None)
     within = "" if margin is None else f" within {100 * margin:.0f} points"
     return (
         _rung(
@@ -100,7 +101,7 @@ def ladder(claims: Sequence[Claim], case: Case, criteria: Sequence[Criterion]) -
         _rung(
             "indistinguishable",
             f"By every probe it is like a model that never saw the records{within}.",
-            (*against_reference, *(id_ for id_ in REMOVED if id_ not in against_reference)),
+            tuple(dict.fromkeys((*(claim.id for claim in judged), *REMOVED))),
             by_id,
         ),
         _exact(case),
@@ -108,11 +109,11 @@ def ladder(claims: Sequence[Claim], case: Case, criteria: Sequence[Criterion]) -
 
 
 def _limits(case: Case, criteria: Sequence[Criterion]) -> Iterator[float]:
-    for criterion in criteria:
-        for comparison in criterion.comparisons:
-            shares = comparison.scale in (Scale.ABOVE, Scale.APART)
-            if shares and criterion.against == "reference" and comparison.key in case.findings:
-                yield case.limit(comparison)
+    """The margins, in shares, that comparisons with the reference were judged by."""
+    compared = (one for c in criteria if c.against == "reference" for one in c.comparisons)
+    for comparison in compared:
+        if comparison.scale.in_points and comparison.key in case.findings:
+            yield case.limit(comparison)
 
 
 def _rung(id_: str, statement: str, needed: Sequence[str], by_id: Mapping[str, Claim]) -> Rung:

@@ -54,6 +54,11 @@ class Scale(StrEnum):
         return (-1.0, 1.0) if self in (Scale.ABOVE, Scale.LOST, Scale.APART) else UNBOUNDED
 
     @property
+    def in_points(self) -> bool:
+        """Whether harm is a difference of shares."""
+        return self in (Scale.ABOVE, Scale.SHIFTED, Scale.LOST, Scale.APART)
+
+    @property
     def two_sided(self) -> bool:
         """Whether a difference in either direction is harm."""
         return self is Scale.AUC
