@@ -284,6 +284,9 @@ class AuditResult(Noun):
     """The margins from never-trained models that were used; None: the standing ones."""
     efficiency: Mapping[str, float] = {}
     """What forgetting cost, by name and unit, for example ``seconds``; from the artifact's log."""
+    below_half_step: Mapping[str, float] = {}
+    """Precision to the share, in 0 to 1, of the changed weights that moved by less than half a step
+    of its grid; empty without an original of the same shape, or where nothing changed."""
     provenance: Mapping[str, str] = {}
     """How the unlearned model came to be: strategy, settings, sites."""
     examples: tuple[Example, ...] = ()

@@ -13,6 +13,7 @@ from unlearn.audit import audit
 from unlearn.errors import NumericalError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
+from unlearn.model.precision import half_step
 from unlearn.types import Record, Verdict
 
 TOWNS = ("Tarn", "Wick", "Holm", "Ford", "Mere", "Stead")
@@ -167,3 +168,19 @@ def test_a_model_with_broken_weights_is_an_error(full, forget_set):
     broken.changed()
     with pytest.raises(NumericalError):
         audit(broken, forget_set)
+
+
+def test_the_share_of_the_change_that_rounding_may_undo_is_told(forget_set, tokenizer):
+    before = LanguageModel(untrained(tokenizer, 0), tokenizer)
+    after = before.copy()
+    with torch.no_grad():
+        weight = after.model.model.layers[0].mlp.down_proj.weight
+        step = 2 * half_step(weight, "int4")
+        weight[:8] += 0.1 * step[:8]
+        weight[8:16] += 3 * step[8:16]
+    after.changed()
+    options = {"original": before, "probes": ["answers"]}
+    result = audit(after, forget_set, **options, precisions=("int4",))
+    assert result.below_half_step == {"int4": pytest.approx(0.5, abs=0.02)}
+    assert audit(after, forget_set, **options).below_half_step == {}
+    assert audit(before, forget_set, **options, precisions=("int4",)).below_half_step == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from unlearn.audit.kept import Kept
 from unlearn.audit.runner import Job, run
 from unlearn.audit.setup import Setup, by_role, check_count, setup_of
 from unlearn.audit.subject import Subject
-from unlearn.errors import ConfigError
+from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.journal import Journal
+from unlearn.model.language_model import LanguageModel
+from unlearn.model.precision import share_below_half_step
 from unlearn.probes.probe import Material
 from unlearn.types import (
     AuditedModel,
@@ -116,6 +119,7 @@ def audit(
         forget_set=_audited_set(forget_set, setup.material),
         findings=tuple(case.findings.values()),
         limits=limits_of(case, forget_set, setup.tier, setup.precisions, _dtype(model)),
+        below_half_step=_below_half_step(setup),
         calibration=calibration,
         efficiency=dict(efficiency or {}),
         provenance=dict(provenance or {}),
@@ -147,6 +151,19 @@ def measure(
     for probe, condition, figures in run(job):
         findings += findings_of(probe, figures, setup.material, setup.seed, condition)
     return findings
+
+
+def _below_half_step(setup: Setup) -> dict[str, float]:
+    """How much of the change a precision does not resolve; see ``share_below_half_step``."""
+    before, after = (setup.models.get(role) for role in ("original", "unlearned"))
+    if not (isinstance(before, LanguageModel) and isinstance(after, LanguageModel)):
+        return {}
+    found: dict[str, float] = {}
+    for precision in setup.precisions:
+        with suppress(UnsupportedError):
+            shares = share_below_half_step(before, after, precision)
+            found |= {precision: shares[""].share} if shares else {}
+    return found
 
 
 def _judged(case: Case, criteria: Sequence[Criterion]) -> dict[str, Any]:

@@ -190,11 +190,13 @@ def apart(reason: str, titles: Sequence[str]) -> tuple[str, ...]:
 
 
 def _facts(result: AuditResult) -> tuple[tuple[str, str], ...]:
+    rounded = wording.below_half_step(result.below_half_step)
     return (
         ("Audited on", wording.day(result.created)),
         ("Tier", f"{result.tier}: {wording.TIERS[result.tier]}"),
         ("Forget set", f"{result.forget_set.name}, digest {short(result.forget_set.digest)}"),
         ("Margins", wording.margins(result.calibration)),
+        *((("Smaller than rounding", rounded),) if rounded else ()),
         ("Seed", str(result.seed)),
         ("Took", wording.duration(result.seconds)),
         ("Written by", f"unlearn {result.tool_version}, schema {result.schema_version}"),

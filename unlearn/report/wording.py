@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -229,6 +229,14 @@ def few_subjects(clusters: int, subjects: int) -> str:
     if clusters < FEW_SUBJECTS:
         return "Few subjects: interval may be too narrow."
     return ""
+
+
+def below_half_step(shares: Mapping[str, float]) -> str:
+    """How much of the change each precision may round away; empty where nothing is known."""
+    if not shares:
+        return ""
+    each = ", ".join(f"{share:.0%} in {precision}" for precision, share in shares.items())
+    return f"of the weights that changed, {each} moved by less than half a step"
 
 
 def margins(calibration: Calibration | None) -> str:
