@@ -14,7 +14,7 @@ from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.counterfactual import Guess, guesses, near_statements
+from unlearn.strategies.counterfactual import Guess, guesses, near_statements, strangers
 from unlearn.strategies.sites import Scope, find_scope, find_tokens
 from unlearn.strategies.stopping import (
     Budget,
@@ -91,7 +91,7 @@ def unlearn_by_training(
     found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout, guessed)
     retain = encode(model, forget_set.retain if use_retain else ())
     n_near = NEAR_PER_RECORD if config.near_per_forget and use_retain else 0
-    near = encode(model, near_statements(forget_set, n_near, seed))
+    near = encode(model, strangers(model, near_statements(forget_set, n_near, seed), guessed))
     pairs = Pairs(forget, retain, config, seed, near, counted)
     evaluator = _evaluator(forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
