@@ -1,7 +1,5 @@
 """Forgetting by gradient ascent, end to end on a model that learned invented people by heart."""
 
-import functools
-import operator
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -94,7 +92,7 @@ def test_only_npo_goes_by_guesses_unless_told_otherwise() -> None:
 def test_a_near_term_holds_what_the_original_says_of_near_names(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
-    near = functools.reduce(operator.iadd, near_statements(forget_set, 8, seed=1), [])
+    near = [s for group in near_statements(forget_set, 8, seed=1) for s in group]
     before = np.concatenate([scored.logprobs for scored in score(model, near)])
 
     def shift(near_weight: float) -> float:

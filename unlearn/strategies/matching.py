@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearn.artifact_manifest import Provenance, SitesSummary
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
@@ -27,6 +28,7 @@ from unlearn.strategies.stopping import (
 )
 from unlearn.strategies.strength import Change, Strength, Sweep, search
 from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
+from unlearn.strategies.versions import versions
 from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
@@ -60,6 +62,24 @@ class Outcome(NamedTuple):
     strength: float
     sweep: tuple[dict[str, Any], ...]
 
+    def provenance(
+        self, strategy: str, config: TrainingConfig, sites: Sites | None, seed: int
+    ) -> Provenance:
+        """What the artifact says of the run."""
+        return Provenance(
+            strategy=strategy,
+            settings=config.model_dump(mode="json"),
+            seed=seed,
+            sites=SitesSummary.of(sites),
+            versions=versions(),
+            steps=self.steps,
+            stop_reason=self.stop_reason,
+            strength=self.strength,
+            sweep=self.sweep,
+            tokens=self.tokens,
+            seconds=self.seconds,
+        )
+
 
 def unlearn_by_training(
     model: LanguageModel,
@@ -68,7 +88,6 @@ def unlearn_by_training(
     config: TrainingConfig,
     make_objective: Callable[[Ingredients], Objective],
     *,
-    use_retain: bool,
     seed: int,
     progress: Progress | None,
 ) -> Outcome:
@@ -79,10 +98,12 @@ def unlearn_by_training(
     change.
 
     Raises:
-        UnsupportedError: the sites are not trainable, or a site took no part in training.
+        UnsupportedError: the sites are not trainable, a site took no part in training, or a retain
+            term is asked for without a retain split.
         InputError: the token mask does not fit the records, or leaves one without a loss.
     """
     _refuse_quantised(model)
+    use_retain = _uses_retain(config, forget_set)
     forget = encode(model, forget_set.forget)
     counted = find_tokens(forget_set, forget, sites, config.loss_on)
     work = model.copy()
@@ -203,6 +224,15 @@ class Run:
         wanted = ~evaluation.matched if self.rule.match else np.ones_like(evaluation.matched)
         self.pairs.want(np.flatnonzero(wanted).tolist())
         return evaluation
+
+
+def _uses_retain(config: TrainingConfig, forget_set: ForgetSet) -> bool:
+    if config.retain != "none" and not forget_set.retain:
+        raise UnsupportedError(
+            f"retain={config.retain} needs a retain split, which forget set {forget_set.name!r} "
+            "lacks; add retain.jsonl, or set retain=none"
+        )
+    return config.retain != "none"
 
 
 def _evaluator(
