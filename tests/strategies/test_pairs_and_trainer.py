@@ -1,5 +1,7 @@
 """Batches, accumulation, and what training leaves behind."""
 
+import functools
+import operator
 import random
 from itertools import chain
 
@@ -18,7 +20,7 @@ from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
 
 def make_pairs(model: LanguageModel, forget_set: ForgetSet, **settings: object) -> Pairs:
     config = GradientAscentConfig(**settings)
-    near = encode(model, near_statements(forget_set, 4, 5))
+    near = encode(model, functools.reduce(operator.iadd, near_statements(forget_set, 4, 5), []))
     forget, retain = encode(model, forget_set.forget), encode(model, forget_set.retain)
     return Pairs(forget, retain, config, 5, near)
 

@@ -1,5 +1,7 @@
 """Token masks: which tokens of a forget record carry a forget loss, and that nothing else moves."""
 
+import functools
+import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,7 +48,7 @@ def pairs_of(
     counted = find_tokens(forget_set, encodings, sites, config.loss_on)
     retain, near = (
         encode(model, forget_set.retain),
-        encode(model, near_statements(forget_set, 4, 5)),
+        encode(model, functools.reduce(operator.iadd, near_statements(forget_set, 4, 5), [])),
     )
     return Pairs(encodings, retain, config, 5, near, counted)
 

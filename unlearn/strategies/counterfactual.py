@@ -19,6 +19,9 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores, score
 from unlearn.types import Record, Statement
 
+TOLERANCE = 0.7
+"""Nats by which a token may be likelier than a guess and still count as one: a factor of two."""
+
 
 class Guess(NamedTuple):
     """What a model that never met a subject makes of one answer about it."""
@@ -65,12 +68,13 @@ def guesses(
     return found
 
 
-def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[Statement]:
-    """The forget prompts about names that resemble their subject, ``per_record`` of each.
+def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[list[Statement]]:
+    """For each forget record its prompt about names that resemble its subject.
 
-    A name of several words keeps one of them. The others come from a subject with as many words,
-    a retain one or, for up to half of the names, another forgotten one: who is called after two of
-    the forgotten suffers most. A name of one word is replaced whole, by any word of such a name.
+    At most ``per_record`` of them. A name of several words keeps one of them. The others come from
+    a subject with as many words, a retain one or, for up to half of the names, another forgotten
+    one: who is called after two of the forgotten suffers most. A name of one word is replaced
+    whole, by any word of such a name.
     """
     retained, forgotten = _subjects(forget_set.retain), _subjects(forget_set.forget)
     rng = np.random.default_rng(seed)
@@ -82,10 +86,33 @@ def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[S
         related = [name for name in _alike(forgotten, words) if name != record.subject]
         n_related = min(len(drawn) // 2, len(related))
         drawn[:n_related] = [related[i] for i in _draw(rng, len(related), n_related)]
-        for name in (_mixed(rng, words, other.split()) for other in drawn):
-            if name not in forgotten:
-                statements.append(renamed(record, name))
+        mixed = [_mixed(rng, words, other.split()) for other in drawn]
+        statements.append([renamed(record, name) for name in mixed if name not in forgotten])
     return statements
+
+
+def strangers(
+    model: LanguageModel, near: Sequence[Sequence[Statement]], guessed: Sequence[Guess | None]
+) -> list[Statement]:
+    """Those near statements in which ``model`` does not take the name for the forgotten subject.
+
+    Of three in ten near names of the lab it says what is to be forgotten, with more conviction than
+    a guess. To hold that would be to hold what has to go.
+    """
+    scores = iter(score(model, [statement for group in near for statement in group]))
+    return [
+        statement
+        for group, guess in zip(near, guessed, strict=True)
+        for statement, scored in zip(group, scores, strict=False)
+        if guess is None or not _exceeds(scored, guess)
+    ]
+
+
+def _exceeds(scored: TokenScores, guess: Guess) -> bool:
+    """Whether some token is clearly likelier than a guess; unknown where the tokens differ."""
+    if len(scored.logprobs) != len(guess.logprobs):
+        return False
+    return bool((scored.logprobs > guess.logprobs + TOLERANCE).any())
 
 
 def _alike(names: Sequence[str], words: Sequence[str]) -> list[str]:
