@@ -27,8 +27,11 @@ def choose(
     access: Access,
     roles: Collection[Role],
     material: Material,
+    instructed: bool = False,
 ) -> Chosen:
     """The probes of a tier and those before it, or those of them that were asked for.
+
+    ``instructed`` says that a model is served with an instruction before each prompt.
 
     Raises:
         ConfigError: no name at all.
@@ -43,6 +46,8 @@ def choose(
             left_out[name] = "it was not asked for"
         elif lacking := _lacking(kind, access, roles, material):
             left_out[name] = lacking
+        elif instructed and issubclass(kind, ModelProbe) and kind.bare_only:
+            left_out[name] = "it cannot put a model's instruction before the prompts it makes"
         else:
             probes[name] = kind()
     if not probes:
@@ -87,6 +92,8 @@ def _lacking(kind: type[Probe], access: Access, roles: Collection[Role], materia
     missing = sorted(kind.needs - set(roles) - set(material))
     if missing:
         what = missing[0]
+        if what == "tasks":
+            return "no benchmark tasks were given"
         kind_of = "model" if what in ("original", "reference") else "split"
         return f"it needs the {what} {kind_of}, which was not given"
     return ""
