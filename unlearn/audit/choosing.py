@@ -20,6 +20,10 @@ class Chosen(NamedTuple):
     """Name to the reason, as the rest of a sentence that begins "The probe was not run: "."""
 
 
+BROUGHT = frozenset({"tasks"})
+"""What no forget set holds and only some users bring: who brought none misses no probe of it."""
+
+
 def choose(
     tier: Tier,
     names: Sequence[str] | None,
@@ -42,6 +46,8 @@ def choose(
     wanted = set(offered) if names is None else _picked(tier, names)
     probes, left_out = {}, {}
     for name, kind in offered.items():
+        if names is None and BROUGHT & kind.needs - set(material):
+            continue
         if name not in wanted:
             left_out[name] = "it was not asked for"
         elif lacking := _lacking(kind, access, roles, material):
