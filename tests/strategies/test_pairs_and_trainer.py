@@ -13,14 +13,14 @@ from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies.ascent_config import GradientAscentConfig
 from unlearn.strategies.ascent_objective import AscentObjective, Guesses
-from unlearn.strategies.counterfactual import near_statements
+from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
 
 
 def make_pairs(model: LanguageModel, forget_set: ForgetSet, **settings: object) -> Pairs:
     config = GradientAscentConfig(**settings)
-    near = encode(model, [s for group in near_statements(forget_set, 4, 5) for s in group])
+    near = encode(model, near_statements(model, forget_set, 5))
     forget, retain = encode(model, forget_set.forget), encode(model, forget_set.retain)
     return Pairs(forget, retain, config, 5, near)
 

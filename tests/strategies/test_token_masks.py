@@ -18,8 +18,8 @@ from unlearn.strategies.ascent_objective import (
     Guesses,
     scores_by_token,
 )
-from unlearn.strategies.counterfactual import near_statements
 from unlearn.strategies.gradient_ascent import GradientAscent
+from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import find_scope, find_tokens
 from unlearn.strategies.training import MicroBatch, Pairs
@@ -38,8 +38,8 @@ def mask(untrained: LanguageModel, forget_set: ForgetSet) -> Mask:
     }
 
 
-def near_of(forget_set: ForgetSet) -> list[Statement]:
-    return [statement for group in near_statements(forget_set, 4, 5) for statement in group]
+def near_of(model: LanguageModel, forget_set: ForgetSet) -> list[Statement]:
+    return near_statements(model, forget_set, 5)
 
 
 def pairs_of(
@@ -51,7 +51,7 @@ def pairs_of(
     counted = find_tokens(forget_set, encodings, sites, config.loss_on)
     retain, near = (
         encode(model, forget_set.retain),
-        encode(model, near_of(forget_set)),
+        encode(model, near_of(model, forget_set)),
     )
     return Pairs(encodings, retain, config, 5, near, counted)
 
