@@ -64,6 +64,10 @@ class Provenance(Noun):
     steps: tuple[Mapping[str, JsonValue], ...] = ()
     """What was logged at each step."""
     stop_reason: str = ""
+    strength: float = 1.0
+    """The multiple of the change that is in the artifact."""
+    sweep: tuple[Mapping[str, JsonValue], ...] = ()
+    """What other multiples would have forgotten and cost, where they were looked at."""
     tokens: int = 0
     """Tokens that gradients were taken of."""
     seconds: float = 0.0

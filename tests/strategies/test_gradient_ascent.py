@@ -60,7 +60,13 @@ def test_forgetting_stops_near_ignorance_instead_of_maximising_the_loss(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
     matched = run(model, forget_set).apply(model)
-    endless = {"stop": "budget", "max_steps": 60, "retain_ceiling": 1e3, "guess_names": 0}
+    endless = {
+        "stop": "budget",
+        "strength": 1,
+        "max_steps": 60,
+        "retain_ceiling": 1e3,
+        "guess_names": 0,
+    }
     pushed = run(model, forget_set, **endless).apply(model)
     ignorance = nll(model, forget_set.holdout).mean()
     assert nll(matched, forget_set.forget).mean() < 2 * ignorance
@@ -100,7 +106,7 @@ def test_a_near_term_holds_what_the_original_says_of_near_names(
 
 
 def test_kl_to_the_original_holds_the_rest(model: LanguageModel, forget_set: ForgetSet) -> None:
-    artifact = run(model, forget_set, retain="kl")
+    artifact = run(model, forget_set, retain="kl", strength=1)
     unlearned = artifact.apply(model)
     assert right(unlearned, forget_set.forget) == 0.0
     assert right(unlearned, forget_set.retain) >= 0.95

@@ -168,6 +168,8 @@ class GradientAscent:
             stop_reason=outcome.stop_reason,
             tokens=outcome.tokens,
             seconds=outcome.seconds,
+            strength=outcome.strength,
+            sweep=outcome.sweep,
         )
 
     def _objective(self, given: Ingredients) -> AscentObjective:

@@ -25,6 +25,7 @@ from unlearn.strategies.stopping import (
     Target,
     find_targets,
 )
+from unlearn.strategies.strength import Change, Strength, Sweep, search
 from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
 from unlearn.types import Sites
 
@@ -56,6 +57,8 @@ class Outcome(NamedTuple):
     stop_reason: str
     tokens: int
     seconds: float
+    strength: float
+    sweep: tuple[dict[str, Any], ...]
 
 
 def unlearn_by_training(
@@ -71,8 +74,9 @@ def unlearn_by_training(
 ) -> Outcome:
     """A copy of ``model`` trained until every forget record looks never trained on.
 
-    The state returned is the best one evaluated. Memory: the copy in float32, its gradients, two
-    moments of Adam and one snapshot of whatever may change.
+    The state returned is the best one evaluated, at the strength that ``config`` asks for. Memory:
+    the copy in float32, its gradients, two moments of Adam and two snapshots of whatever may
+    change.
 
     Raises:
         UnsupportedError: the sites are not trainable, or a site took no part in training.
@@ -100,10 +104,19 @@ def unlearn_by_training(
             train(work, pairs, objective, run.after_step, seed)
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()
+        sweep = run.strengthen(config.strength)
     _hand_back(run, model, dtypes)
     left = run.left_by_the_mask(n_masked=sum(only is not None for only in counted))
     reason = "; ".join(filter(None, (run.stop_reason, left, found.warning)))
-    return Outcome(work, tuple(run.log), reason, run.tokens, run.rule.seconds())
+    return Outcome(
+        work,
+        tuple(run.log),
+        reason,
+        run.tokens,
+        run.rule.seconds(),
+        run.strength,
+        () if sweep is None else sweep.log(),
+    )
 
 
 @dataclass
@@ -119,11 +132,13 @@ class Run:
     log: list[dict[str, Any]] = field(default_factory=list)
     stop_reason: str = ""
     tokens: int = 0
+    before: dict[str, Tensor] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)
+    strength: float = 1.0
 
     def begin(self, targets: str) -> None:
         """Evaluate the original; ``stop_reason`` is set if nothing is left to forget."""
-        self.kept = self.scope.snapshot()
+        self.kept = self.before = self.scope.snapshot()
         self.log.append({"step": 0, "targets": targets, **self._evaluate(0).summary()})
 
     def after_step(self, step: Step) -> bool:
@@ -146,6 +161,29 @@ class Run:
         if best is not None and best.step != self.log[-1]["step"]:
             self.stop_reason += f"; went back to step {best.step}"
         self.progress("forget", 1.0)
+
+    def strengthen(self, strength: Strength) -> Sweep | None:
+        """Go to the strength that is asked for; the sweep, where it had to be searched."""
+        change = Change(self.scope.trainable, self.before, self.kept)
+        if not self.tokens:
+            return None
+        if strength != "search":
+            self.strength = strength
+            change.scale(strength)
+            self.work.changed()
+            return None
+
+        def evaluate(multiple: float) -> Evaluation:
+            change.scale(multiple)
+            self.work.changed()
+            return self.evaluator(self.work, self.log[-1]["step"])
+
+        sweep = search(evaluate, self.rule.limit)
+        self.strength = sweep.chosen
+        self.rule.best = evaluate(sweep.chosen)
+        if sweep.chosen != 1:
+            self.stop_reason += f"; {sweep}"
+        return sweep
 
     def left_by_the_mask(self, n_masked: int) -> str:
         """How many records a run with a token mask left known; empty where it left none."""

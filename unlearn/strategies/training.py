@@ -20,6 +20,7 @@ from transformers import Trainer, TrainingArguments
 from unlearn.errors import NumericalError
 from unlearn.model.batches import Deck, LossOn, Rows, collate, first_label
 from unlearn.model.language_model import Encoding, LanguageModel
+from unlearn.strategies.strength import Strength
 from unlearn.types import Noun
 
 DRAWS_PER_RECORD, MIN_STEPS = 40, 80
@@ -59,6 +60,9 @@ class TrainingConfig(Noun):
     stop: Literal["match", "budget"] = "match"
     """``match``: each record leaves the loss once it looks never trained on, and training ends when
     all do. ``budget``: no record leaves until a budget is spent; tokens at their guess still do."""
+    strength: Strength = "search"
+    """Which multiple of the change is kept: ``search`` for the smallest that forgets everything
+    within the retain ceiling, or a number; 1 for what training arrived at."""
     evaluate_every: int = Field(default=5, ge=1)
     """Steps between full evaluations of the forget records."""
     agreement_quantile: float = Field(default=0.9, ge=0, le=1)
