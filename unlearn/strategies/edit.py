@@ -21,12 +21,9 @@ from unlearn.strategies.counterfactual import guesses, near_statements
 from unlearn.strategies.edit_layers import editable_layers, spread
 from unlearn.strategies.edit_places import (
     Trial,
-    Tried,
     choose_place,
     make_trial,
     must_hold,
-    smallest_gap,
-    strong_enough,
 )
 from unlearn.strategies.edit_values import ValueSettings
 from unlearn.strategies.editing import (
@@ -41,13 +38,12 @@ from unlearn.strategies.editing import (
 from unlearn.strategies.ignorance import TargetName
 from unlearn.strategies.sites import check_sites
 from unlearn.strategies.spots import At
-from unlearn.strategies.stopping import Ceiling, Evaluator, find_targets
+from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
+from unlearn.strategies.strength import Strength, Sweep
 from unlearn.strategies.training import OrNone
 from unlearn.strategies.versions import versions
 from unlearn.types import Noun, Record, Sites, Statement
 
-STRENGTHS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
-"""What ``strength=none`` tries, from the weakest on."""
 SCREENED, SCREEN_STEPS = 16, 25
 """So many forget records and steps choose the place."""
 SLACK: dict[Variant, float] = {"rome": 0.0, "memit": 0.1}
@@ -102,8 +98,8 @@ class EditConfig(Noun):
     """Near names made up for each forget record."""
     guess_names: int = Field(default=6, ge=0)
     """Unseen names whose guesses are the targets of single tokens."""
-    strength: Annotated[float | None, OrNone] = Field(default=None, gt=0)
-    """Times ΔW; ``none``: the weakest of some that forgets, under the retain ceiling."""
+    strength: Strength = "search"
+    """Times ΔW: ``search`` for the smallest that forgets within the retain ceiling, or a number."""
     retain_ceiling: float = Field(default=0.5, ge=0)
     """How far the retain NLL may rise, as a share of the original's."""
     retain_floor: float = Field(default=0.2, ge=0)
@@ -166,11 +162,13 @@ class Edit:
             self._seeking(),
             lambda share: report("values", share),
         )
-        trial = work.trial()
-        strengths = STRENGTHS if self.config.strength is None else (self.config.strength,)
-        tried = list(strong_enough(must_hold(change, place), trial, strengths))
-        best = smallest_gap(tried)
-        log += [one.summary() for one in tried]
+        change, trial = must_hold(change, place), work.trial()
+        tried, sweep = trial(change), None
+        log.append(tried.summary())
+        if self.config.strength == "search":
+            sweep = trial.search(change)
+        strength = sweep.chosen if sweep else float(self.config.strength)
+        final = sweep.evaluations[strength] if sweep else tried.evaluation
         report("edit", 1.0)
         provenance = Provenance(
             strategy=self.name,
@@ -179,11 +177,12 @@ class Edit:
             sites=SitesSummary.of(sites),
             versions=versions(),
             steps=tuple(log),
-            stop_reason="; ".join(filter(None, (_outcome(best), work.warning))),
+            strength=strength,
+            sweep=sweep.log() if sweep else (),
+            stop_reason=_reason(place, final, sweep, work.warning),
             seconds=time.monotonic() - started,
         )
-        changed = best.change.on(model, best.strength)
-        digest = forget_set.digest
+        changed, digest = change.on(model, strength), forget_set.digest
         return FullWeights.between(model, changed, provenance, forget_set_digest=digest)
 
     def _prepare(self, model: LanguageModel, forget_set: ForgetSet, seed: int) -> Prepared:
@@ -285,9 +284,10 @@ def _some(statements: Sequence[Statement], n: int) -> tuple[Statement, ...]:
     return tuple(statements[:: max(1, len(statements) // n)])[:n]
 
 
-def _outcome(best: Tried) -> str:
-    matched = best.evaluation.matched
-    return (
-        f"edited {best.change.place}, strength {best.strength:g}: {int(matched.sum())} of "
-        f"{len(matched)} forget records look like ones that were never trained on"
+def _reason(place: Place, final: Evaluation, sweep: Sweep | None, warning: str) -> str:
+    matched = final.matched
+    done = (
+        f"edited {place}: {int(matched.sum())} of {len(matched)} forget records look like ones "
+        "that were never trained on"
     )
+    return "; ".join(filter(None, (done, sweep and str(sweep), warning)))

@@ -46,7 +46,7 @@ def editable_layers(lm: LanguageModel, sites: Sites | None) -> tuple[int, ...]:
 def weight_of(lm: LanguageModel, layer: int) -> nn.Parameter:
     """The weight of the layer's down-projection, as it is stored."""
     module = lm.model.get_submodule(lm.anatomy.require_down_projection(layer))
-    weight: nn.Parameter = module.weight  # type: ignore[assignment]
+    weight: nn.Parameter = module.weight
     return weight
 
 

@@ -1,8 +1,8 @@
-"""Which layer and which tokens an edit takes, and how much of it: both by trying."""
+"""Which layer and which tokens an edit takes: by trying."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from unlearn.model.divergence import compare, kl_to
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies.editing import Change, Place
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator
+from unlearn.strategies.strength import Sweep, search
 from unlearn.types import Statement
 
 AS_GOOD = 0.1
@@ -22,7 +23,6 @@ class Tried(NamedTuple):
     """What one edit did."""
 
     change: Change
-    strength: float
     evaluation: Evaluation
     damage: float
     """Mean KL from the original, in nats a token, on what is to stay."""
@@ -33,7 +33,6 @@ class Tried(NamedTuple):
         """For the log of the artifact."""
         return {
             "place": str(self.change.place),
-            "strength": self.strength,
             "value_loss": self.change.values.loss,
             "value_steps": self.change.values.steps,
             "keys": self.change.n_keys,
@@ -51,17 +50,21 @@ class Trial(NamedTuple):
     limit: float
     """The highest retain NLL that is allowed."""
 
-    def __call__(self, change: Change, strength: float = 1.0) -> Tried:
-        """What the change does at that strength."""
-        work = change.on(self.lm, strength)
-        evaluation = self.evaluator(work, len(change.by_layer))
+    def __call__(self, change: Change) -> Tried:
+        """What the change does."""
+        work = change.on(self.lm)
+        evaluation = self.evaluator(work, 1)
         damage = 0.0
         if self.staying:
             apart = compare(work, self.lm, self.staying, kl_to)
             damage = float(np.mean([found.predictions for found in apart]))
         retain = evaluation.retain_nll
         allowed = retain is None or retain <= self.limit
-        return Tried(change, strength, evaluation, damage, allowed)
+        return Tried(change, evaluation, damage, allowed)
+
+    def search(self, change: Change) -> Sweep:
+        """The strength at which the change forgets; see ``strength.search``."""
+        return search(lambda s: self.evaluator(change.on(self.lm, s), 1), self.limit)
 
 
 def make_trial(
@@ -116,21 +119,3 @@ def best_of(tried: Sequence[Tried]) -> Tried:
     smallest = min(one.evaluation.gap for one in allowed)
     alike = [one for one in allowed if one.evaluation.gap <= smallest + AS_GOOD]
     return min(alike, key=lambda one: one.damage)
-
-
-def strong_enough(change: Change, trial: Trial, strengths: Sequence[float]) -> Iterator[Tried]:
-    """The change at growing strengths, up to the first that forgets or breaks what is to stay."""
-    for strength in sorted(strengths):
-        one = trial(change, strength)
-        yield one
-        if one.evaluation.matched.all() or not one.allowed:
-            return
-
-
-def smallest_gap(tried: Sequence[Tried]) -> Tried:
-    """The edit nearest to ignorance under the ceiling, the weaker of equals; the weakest, if none.
-
-    Forgetting beyond ignorance is no gap, so a stronger edit does not win for being stronger.
-    """
-    allowed = [one for one in tried if one.allowed] or list(tried[:1])
-    return min(allowed, key=lambda one: (one.evaluation.gap, one.strength))

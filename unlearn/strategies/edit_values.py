@@ -127,13 +127,13 @@ def _backward(
         for group in by_length([row.encoding.ids for row in task.rows], MAX_BATCH_TOKENS):
             rows = [task.rows[i] for i in group]
             loss = task.ignorance(_seen(lm, task, rows, x * unit)).sum() / len(task.rows)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         rest = settings.decay * (x**2).mean()
         if essence:
             drift = essence_loss(lm, task, x * unit, essence)
             rest = rest + settings.essence_weight * drift
-        rest.backward()
+        rest.backward()  # type: ignore[no-untyped-call]
     return total
 
 

@@ -42,7 +42,7 @@ Variant = Literal["rome", "memit"]
 
 OWN_TEXTS = PrefixConfig(n_short=0, n_long=64, long_tokens=32)
 """What the model writes itself, for the second moment where there are no retain records."""
-HELD = 512
+HELD = 256
 """Statements of a kind whose keys are held beside the second moment of all tokens."""
 
 
