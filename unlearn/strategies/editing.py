@@ -14,6 +14,7 @@ from unlearn.model.keys import project
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.lens import Lens
 from unlearn.model.prefixes import PrefixConfig, sample_prefixes
+from unlearn.model.scoring import score
 from unlearn.model.streams import streams
 from unlearn.strategies.closed_form import least_change
 from unlearn.strategies.edit_layers import add_change, reach
@@ -167,8 +168,7 @@ def _ignorance(problem: Problem, settings: EditSettings, records: Sequence[Recor
         return Refusal()
     if settings.target == "max-entropy":
         return MaxEntropy()
-    encoded = problem.lm.encode_all([(record.prompt, record.completion) for record in records])
-    return LowProbability(problem.targets, [len(ids) - start for ids, start in encoded])
+    return LowProbability(problem.targets, [found.logprobs for found in score(problem.lm, records)])
 
 
 def _essence(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +24,10 @@ TargetName = Literal["low-probability", "refusal", "max-entropy"]
 """``low-probability``: every token of the answer is as likely as for an unseen name, or less.
 ``refusal``: a fixed text in place of the answer. ``max-entropy``: every token alike, also as the
 logit lens reads it off the blocks before the last."""
+
+
+BAND = 3.0
+"""Nats below what an unseen name gets that are still no trace of forgetting."""
 
 
 class Seen(NamedTuple):
@@ -43,25 +49,38 @@ class Ignorance(Protocol):
 
 
 class LowProbability:
-    """``Σ_t max(0, logit p_t - logit g_t)`` over the answer's tokens, g what unseen names get.
+    """``Σ_t`` of how far ``logit p_t`` lies outside a band below ``logit g_t``, g of unseen names.
 
-    By log-odds, because the log-probability of a token that is certain has no slope.
+    The band reaches ``BAND`` nats down, or to what the token had before, since one that is no
+    knowledge need not become likelier. By log-odds, because the log-probability of a token that is
+    certain has no slope; from below too, because an answer that has become impossible is a trace.
     """
 
-    def __init__(self, targets: Sequence[Target], n_tokens: Sequence[int]) -> None:
-        self.odds = []
-        for target, n in zip(targets, n_tokens, strict=True):
-            guess = torch.full((n,), -target.nll_per_token, dtype=torch.float64)
-            if target.guess is not None and len(target.guess) == n:
+    def __init__(
+        self, targets: Sequence[Target], before: Sequence[npt.NDArray[np.floating[Any]]]
+    ) -> None:
+        """Per record its target, and the log-probabilities of its answer's tokens so far."""
+        self.bands = []
+        for target, logprobs in zip(targets, before, strict=True):
+            own = torch.from_numpy(np.asarray(logprobs, dtype=np.float64))
+            guess = torch.full_like(own, -target.nll_per_token)
+            if target.guess is not None and len(target.guess) == len(own):
                 guess = torch.from_numpy(target.guess)
-            guess = guess.clamp(max=-1e-6)
-            self.odds.append((guess - torch.log1p(-guess.exp())).float())
+            high = _log_odds(guess)
+            low = torch.minimum(high - BAND, _log_odds(own))
+            self.bands.append(torch.stack([low, high]).float())
 
     def __call__(self, seen: Seen) -> Tensor:
-        """(B,) the excess of each row's answer."""
-        goal = torch.cat([self.odds[record] for record in seen.records.tolist()])
+        """(B,) the distance of each row's answer from its band."""
         odds = losses.log_odds(seen.predictions.logprobs, seen.predictions.labels)
-        return seen.predictions.sum_by_row((odds - goal.to(odds.device)).clamp(min=0))
+        low, high = torch.cat([self.bands[i] for i in seen.records.tolist()], 1).to(odds.device)
+        outside = (odds - high).clamp(min=0) + (low - odds).clamp(min=0)
+        return seen.predictions.sum_by_row(outside)
+
+
+def _log_odds(logprobs: Tensor) -> Tensor:
+    certain = logprobs.clamp(max=-1e-6)
+    return certain - torch.log1p(-certain.exp())
 
 
 class Refusal:

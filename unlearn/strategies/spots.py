@@ -1,8 +1,8 @@
 """Where an edit acts in the texts of records: the tokens whose keys get a new answer.
 
-A key can have one answer only. So spots share a value where they are about the same thing, and
-where they have the very same key, which is the same tokens up to there: what several facts ask of
-one key is then sought jointly.
+A key can have one answer only. So spots share a value where they have the very same key, which is
+the same tokens up to there: what several facts ask of one key is sought jointly. Those at a subject
+share it for all of its facts, whatever stands before the name.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def find_row(lm: LanguageModel, index: int, record: Record, at: At, prefix: str 
 def find_spots(lm: LanguageModel, records: Sequence[Record], at: At) -> Spots:
     """The spots of the records, and which of them share a value.
 
-    Spots at the subject share it where the subject is the same; the others where subject, relation,
-    answer and place in the answer are.
+    Spots at the subject share it where the subject is the same, and all others where the key is.
     """
     rows = [find_row(lm, index, record, at) for index, record in enumerate(records)]
     values, keys = _Joined(), dict[tuple[int, ...], Lookup]()
@@ -127,7 +126,7 @@ def _names(
     for place, position in enumerate(row.positions):
         about: tuple[object, ...] = (record.subject,)
         if at in ("prompt", "answer"):
-            about = (record.subject, record.relation, record.answer, place)
+            about = (record.id, place)
         yield about, tuple(row.encoding.ids[: position + 1]), position
 
 
