@@ -196,7 +196,7 @@ def _constant(value: float) -> Any:
 
 def _is_plain(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
-    kinds = type(module) in (nn.Linear, Conv1D)
+    kinds = isinstance(module, nn.Linear | Conv1D)
     return kinds and isinstance(weight, nn.Parameter) and weight.is_floating_point()
 
 

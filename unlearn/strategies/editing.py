@@ -14,10 +14,11 @@ from unlearn.model.keys import project
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.lens import Lens
 from unlearn.model.prefixes import PrefixConfig, sample_prefixes
+from unlearn.model.reach import reach
 from unlearn.model.scoring import score
 from unlearn.model.streams import streams
 from unlearn.strategies.closed_form import least_change
-from unlearn.strategies.edit_layers import add_change, reach
+from unlearn.strategies.edit_layers import add_change
 from unlearn.strategies.edit_values import Task, Values, ValueSettings, find_values
 from unlearn.strategies.ignorance import (
     Ignorance,

@@ -51,7 +51,7 @@ class PatchConfig(Noun):
     """The block whose MLP gets the neurons; ``none`` for the last that the sites allow."""
     steps: int = Field(default=200, ge=1)
     """Gradient steps, at most."""
-    learning_rate: float = Field(default=0.01, gt=0)
+    learning_rate: float = Field(default=0.03, gt=0)
     """Of Adam, on the neurons alone."""
     activation_weight: float = Field(default=1.0, ge=0)
     """Of the loss that opens neurons on their own tokens."""
