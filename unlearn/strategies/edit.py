@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -40,13 +40,11 @@ from unlearn.strategies.sites import check_sites
 from unlearn.strategies.spots import At
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
 from unlearn.strategies.strength import Strength, Sweep
-from unlearn.strategies.training import OrNone
 from unlearn.strategies.versions import versions
 from unlearn.types import Noun, Record, Sites, Statement
 
 SCREENED, SCREEN_STEPS = 16, 25
 """So many forget records and steps choose the place."""
-SLACK: dict[Variant, float] = {"rome": 0.0, "memit": 0.1}
 
 
 class EditConfig(Noun):
@@ -86,8 +84,9 @@ class EditConfig(Noun):
     """Nats, mean over records, at which values are good enough."""
     prefixes: int = Field(default=8, ge=0)
     """Contexts the model writes itself, over which keys are averaged."""
-    slack: Annotated[float | None, OrNone] = Field(default=None, ge=0)
-    """λ of the closed form; ``none`` for 0 of ``rome`` and 0.1 of ``memit``."""
+    slack: float = Field(default=0.1, ge=0)
+    """λ of the closed form. 0 gives every key its answer exactly, as ROME does with its one key;
+    where there are many, what is to stay pays for it."""
     ridge: float = Field(default=0.01, ge=0)
     """Added to the second moment of keys, as a share of its mean diagonal."""
     covariance_tokens: int = Field(default=100_000, ge=1)
@@ -249,9 +248,7 @@ class Edit:
 
     def _settings(self) -> EditSettings:
         config = self.config
-        slack = SLACK[config.variant] if config.slack is None else config.slack
-        taken = {name: getattr(config, name) for name in EditSettings._fields if name != "slack"}
-        return EditSettings(**taken, slack=slack)
+        return EditSettings(*(getattr(config, name) for name in EditSettings._fields))
 
     def _seeking(self) -> ValueSettings:
         names = ValueSettings.model_fields

@@ -42,8 +42,9 @@ from unlearn.types import Record, Statement
 
 Variant = Literal["rome", "memit"]
 
-OWN_TEXTS = PrefixConfig(n_short=0, n_long=64, long_tokens=32)
-"""What the model writes itself, for the second moment where there are no retain records."""
+OWN_TEXTS, OWN_TOKENS = 64, 32
+"""How many texts the model writes itself, and how long at most, for the second moment where there
+are no retain records."""
 HELD = 256
 """Statements of a kind whose keys are held beside the second moment of all tokens."""
 
@@ -119,7 +120,9 @@ def texts_to_keep(lm: LanguageModel, forget_set: ForgetSet, seed: int) -> tuple[
     """The texts of the retain records, or some that the model wrote where there are none."""
     if forget_set.retain:
         return tuple(record.text for record in forget_set.retain)
-    return sample_prefixes(lm, seed=seed, config=OWN_TEXTS)
+    length = min(OWN_TOKENS, (lm.context_length or OWN_TOKENS) // 2)
+    config = PrefixConfig(n_short=0, n_long=OWN_TEXTS, long_tokens=length)
+    return sample_prefixes(lm, seed=seed, config=config)
 
 
 def find_change(
