@@ -1,9 +1,7 @@
 """The forget prompts with somebody else's name in them.
 
-Two uses. A name the model never met shows which tokens of an answer are knowledge and which any
-model would guess from the form (``@``, ``Street``, a country code): only the former must go. And a
-name that shares a word with the forgotten subject is what forgetting damages first: what the model
-says of *near* names is held as it was, so that the update has to key on the whole name.
+A name the model never met shows which tokens of an answer are knowledge and which any model would
+guess from the form (``@``, ``Street``, a country code): only the former must go.
 """
 
 from __future__ import annotations
@@ -18,6 +16,9 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores, score
 from unlearn.types import Record, Statement
+
+TOLERANCE = 0.7
+"""Nats by which a token may be likelier than a guess and still count as one: a factor of two."""
 
 
 class Guess(NamedTuple):
@@ -47,7 +48,7 @@ def guesses(
     split where there is none. ``None`` for a record whose answer is cut into other tokens after
     another name, and for all where there is nobody else or ``names_per_record`` is 0.
     """
-    names = _subjects(forget_set.holdout) or _subjects(forget_set.retain)
+    names = subjects_of(forget_set.holdout) or subjects_of(forget_set.retain)
     if not names or not names_per_record:
         return [None] * len(forget_set.forget)
     rng = np.random.default_rng(seed)
@@ -65,52 +66,14 @@ def guesses(
     return found
 
 
-def near_statements(forget_set: ForgetSet, per_record: int, seed: int) -> list[Statement]:
-    """The forget prompts about names that resemble their subject, ``per_record`` of each.
-
-    A name of several words keeps one of them. The others come from a subject with as many words,
-    a retain one or, for up to half of the names, another forgotten one: who is called after two of
-    the forgotten suffers most. A name of one word is replaced whole, by any word of such a name.
-    """
-    retained, forgotten = _subjects(forget_set.retain), _subjects(forget_set.forget)
-    rng = np.random.default_rng(seed)
-    statements = []
-    for record in forget_set.forget:
-        words = record.subject.split()
-        others = _alike(retained, words)
-        drawn = [others[i] for i in _draw(rng, len(others), per_record)]
-        related = [name for name in _alike(forgotten, words) if name != record.subject]
-        n_related = min(len(drawn) // 2, len(related))
-        drawn[:n_related] = [related[i] for i in _draw(rng, len(related), n_related)]
-        for name in (_mixed(rng, words, other.split()) for other in drawn):
-            if name not in forgotten:
-                statements.append(renamed(record, name))
-    return statements
-
-
-def _alike(names: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The names of as many words; every word of every name where that is one."""
-    if len(words) == 1:
-        return sorted({word for name in names for word in name.split()})
-    return [name for name in names if len(name.split()) == len(words)]
-
-
-def _mixed(rng: np.random.Generator, words: Sequence[str], others: Sequence[str]) -> str:
-    """The other name with one of the words in its place; whole where there is only one."""
-    mixed = list(others)
-    if len(words) > 1:
-        kept = int(rng.integers(len(words)))
-        mixed[kept] = words[kept]
-    return " ".join(mixed)
-
-
 def _guess(rows: Sequence[TokenScores]) -> Guess:
     logprobs = np.array([row.logprobs for row in rows], dtype=np.float64)
     mean = np.logaddexp.reduce(logprobs, axis=0) - np.log(len(rows))
     return Guess(mean, max(row.exact_memorisation for row in rows))
 
 
-def _subjects(records: Sequence[Record]) -> list[str]:
+def subjects_of(records: Sequence[Record]) -> list[str]:
+    """The names that occur, sorted."""
     return sorted({record.subject for record in records})
 
 

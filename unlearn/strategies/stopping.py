@@ -21,7 +21,7 @@ import numpy.typing as npt
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores, score
-from unlearn.strategies.counterfactual import Guess
+from unlearn.strategies.counterfactual import TOLERANCE, Guess
 from unlearn.types import Record, Statement
 
 FALLBACK_AGREEMENT = 0.5
@@ -32,9 +32,6 @@ GUESSES_OF_KNOWN_NAMES = (
     "no holdout split names anybody the model never met, so the targets are what it says of retain "
     "names, which may be off"
 )
-
-TOLERANCE = 0.7
-"""Nats by which a token may stay likelier than a guess: a factor of two."""
 
 
 class Target(NamedTuple):
