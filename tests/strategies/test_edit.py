@@ -24,7 +24,7 @@ from unlearn.strategies.editing import Place, find_change
 from unlearn.strategies.spots import find_spots, keys_at
 from unlearn.types import Sites
 
-FAST: dict[str, Any] = {"at": "answer", "prefixes": 2, "near_per_forget": 6, "steps": 40}
+FAST: dict[str, Any] = {"at": "answer", "prefixes": 2, "steps": 40}
 STRONG: dict[str, Any] = {
     "learning_rate": 0.3,
     "lens_layers": 1,
@@ -138,14 +138,12 @@ def test_a_change_is_written_the_way_the_weight_is_stored(model: LanguageModel) 
 
 
 def test_the_other_targets_are_reached_too(model: LanguageModel, forget_set: ForgetSet) -> None:
-    settings = {**FAST, "at": "prompt", "target": "refusal", "refusal": "grey"}
-    settings |= {"strength": 1, "variant": "rome", "learning_rate": 0.3, "prefixes": 0, "slack": 0}
+    settings = {**FAST, **STRONG, "at": "prompt", "target": "refusal", "refusal": "grey"}
+    settings["variant"] = "rome"
     refused = Edit(EditConfig(**settings)).forget(model, forget_set, LAYER_1).apply(model)
     answers = [r.model_copy(update={"answer": "grey"}) for r in forget_set.forget]
     assert right(refused, answers) == 1
-    even = run(
-        model, forget_set, target="max-entropy", variant="rome", prefixes=0, slack=0, **STRONG
-    )
+    even = run(model, forget_set, target="max-entropy", variant="rome", **STRONG)
     scores = score(even.apply(model), forget_set.forget)
     assert max(scored.probability for scored in scores) < 0.5
     assert right(even.apply(model), forget_set.retain) >= 0.8
@@ -261,4 +259,4 @@ def test_the_artifact_of_the_one_call_is_saved_and_loaded(
     made.save(tmp_path / "a")
     opened = Artifact.load(tmp_path / "a")
     assert opened.apply(model).digest == made.provenance.result_digest
-    assert made.provenance.strength == 0.5 and not made.provenance.sweep
+    assert made.provenance.strength == 0.5

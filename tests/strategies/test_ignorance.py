@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unlearn.strategies.ignorance import BAND, LowProbability, MaxEntropy, Refusal, Seen
-from unlearn.strategies.losses import Predictions
+from unlearn.strategies.predictions import Predictions
 from unlearn.strategies.stopping import Target
 
 

@@ -17,7 +17,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.prefixes import PrefixConfig, sample_prefixes
 from unlearn.registry import strategies
-from unlearn.strategies.counterfactual import guesses, near_statements
+from unlearn.strategies.counterfactual import guesses
 from unlearn.strategies.edit_layers import editable_layers, spread
 from unlearn.strategies.edit_places import (
     Trial,
@@ -36,9 +36,10 @@ from unlearn.strategies.editing import (
     texts_to_keep,
 )
 from unlearn.strategies.ignorance import TargetName
+from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.sites import check_sites
 from unlearn.strategies.spots import At
-from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
+from unlearn.strategies.stopping import Ceiling, Evaluator, find_targets
 from unlearn.strategies.strength import Strength, Sweep
 from unlearn.strategies.versions import versions
 from unlearn.types import Noun, Record, Sites, Statement
@@ -93,8 +94,6 @@ class EditConfig(Noun):
     """Tokens of the retain texts that make the second moment, at most."""
     hold_weight: float = Field(default=5.0, ge=0)
     """What the keys of retain records and near names count beside those of all tokens."""
-    near_per_forget: int = Field(default=24, ge=0)
-    """Near names made up for each forget record."""
     guess_names: int = Field(default=6, ge=0)
     """Unseen names whose guesses are the targets of single tokens."""
     strength: Strength = "search"
@@ -162,12 +161,8 @@ class Edit:
             lambda share: report("values", share),
         )
         change, trial = must_hold(change, place), work.trial()
-        tried, sweep = trial(change), None
-        log.append(tried.summary())
-        if self.config.strength == "search":
-            sweep = trial.search(change)
-        strength = sweep.chosen if sweep else float(self.config.strength)
-        final = sweep.evaluations[strength] if sweep else tried.evaluation
+        log.append(trial(change).summary())
+        sweep = trial.sweep(change, self.config.strength)
         report("edit", 1.0)
         provenance = Provenance(
             strategy=self.name,
@@ -176,19 +171,19 @@ class Edit:
             sites=SitesSummary.of(sites),
             versions=versions(),
             steps=tuple(log),
-            strength=strength,
-            sweep=sweep.log() if sweep else (),
-            stop_reason=_reason(place, final, sweep, work.warning),
+            strength=sweep.chosen,
+            sweep=sweep.log(),
+            stop_reason=_reason(place, sweep, work.warning),
             seconds=time.monotonic() - started,
         )
-        changed, digest = change.on(model, strength), forget_set.digest
+        changed, digest = change.on(model, sweep.chosen), forget_set.digest
         return FullWeights.between(model, changed, provenance, forget_set_digest=digest)
 
     def _prepare(self, model: LanguageModel, forget_set: ForgetSet, seed: int) -> Prepared:
         config = self.config
         guessed = guesses(model, forget_set, config.guess_names, seed)
         found = find_targets(model, forget_set, 0.9, 3, guessed)
-        near = near_statements(forget_set, config.near_per_forget, seed)
+        near = near_statements(model, forget_set, seed)
         half = config.prefixes // 2
         lengths = PrefixConfig(n_short=half, n_long=config.prefixes - half)
         n, n_held = config.retain_sample, HELD
@@ -281,10 +276,10 @@ def _some(statements: Sequence[Statement], n: int) -> tuple[Statement, ...]:
     return tuple(statements[:: max(1, len(statements) // n)])[:n]
 
 
-def _reason(place: Place, final: Evaluation, sweep: Sweep | None, warning: str) -> str:
-    matched = final.matched
+def _reason(place: Place, sweep: Sweep, warning: str) -> str:
+    matched = sweep.evaluations[sweep.chosen].matched
     done = (
         f"edited {place}: {int(matched.sum())} of {len(matched)} forget records look like ones "
         "that were never trained on"
     )
-    return "; ".join(filter(None, (done, sweep and str(sweep), warning)))
+    return "; ".join(filter(None, (done, str(sweep), warning)))

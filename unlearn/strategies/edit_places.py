@@ -12,7 +12,7 @@ from unlearn.model.divergence import compare, kl_to
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies.editing import Change, Place
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator
-from unlearn.strategies.strength import Sweep, search
+from unlearn.strategies.strength import Strength, Sweep, search, survey
 from unlearn.types import Statement
 
 AS_GOOD = 0.1
@@ -62,9 +62,15 @@ class Trial(NamedTuple):
         allowed = retain is None or retain <= self.limit
         return Tried(change, evaluation, damage, allowed)
 
-    def search(self, change: Change) -> Sweep:
-        """The strength at which the change forgets; see ``strength.search``."""
-        return search(lambda s: self.evaluator(change.on(self.lm, s), 1), self.limit)
+    def sweep(self, change: Change, strength: Strength) -> Sweep:
+        """The change at other strengths, and the one that is taken."""
+
+        def evaluate(multiple: float) -> Evaluation:
+            return self.evaluator(change.on(self.lm, multiple), 1)
+
+        if strength == "search":
+            return search(evaluate, self.limit)
+        return survey(evaluate, self.limit, strength)
 
 
 def make_trial(

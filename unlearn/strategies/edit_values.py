@@ -16,12 +16,13 @@ from torch import Tensor
 
 from unlearn.model.activations import by_length
 from unlearn.model.batches import collate
+from unlearn.model.divergence import kl_to
 from unlearn.model.forward import accepts, differentiable
 from unlearn.model.hooks import patch
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.lens import Lens
-from unlearn.strategies import losses
 from unlearn.strategies.ignorance import Ignorance, Seen
+from unlearn.strategies.predictions import predict
 from unlearn.strategies.spots import Row
 from unlearn.types import Noun
 
@@ -147,7 +148,7 @@ def _seen(lm: LanguageModel, task: Task, rows: Sequence[Row], moves: Tensor) -> 
     batch = collate([row.encoding for row in rows], range(len(rows)), "answer").to(lm.device)
     with _moved(lm, task, rows, moves), _kept(lm, task.depths) as streams:
         output = lm.model(input_ids=batch.ids, attention_mask=batch.attention, **_without_cache(lm))
-    predictions = losses.predict(output.logits, batch.labels)
+    predictions = predict(output.logits, batch.labels)
     row, column = (batch.labels[:, 1:] >= 0).nonzero(as_tuple=True)
     # Only behind the block above, whose hooks would fire again as the lens runs the head.
     depths = (
@@ -161,7 +162,7 @@ def _seen(lm: LanguageModel, task: Task, rows: Sequence[Row], moves: Tensor) -> 
 def essence_loss(lm: LanguageModel, task: Task, moves: Tensor, before: Sequence[Tensor]) -> Tensor:
     """The mean KL from the original of what follows the essence prompts."""
     now = _last_logprobs(lm, task, moves)
-    return losses.forward_kl(torch.stack(list(before)), now).mean()
+    return kl_to(now, torch.stack(list(before))).mean()
 
 
 def _essence(lm: LanguageModel, task: Task) -> Sequence[Tensor]:

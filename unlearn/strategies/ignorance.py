@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unlearn.strategies import losses
-from unlearn.strategies.losses import Predictions
+from unlearn.strategies.predictions import Predictions
 from unlearn.strategies.stopping import Target
 from unlearn.types import Record
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,13 +22,14 @@ from unlearn.model.scoring import score
 from unlearn.model.widening import Neurons, find_mlp, widened
 from unlearn.patch_neurons import PatchNeurons
 from unlearn.registry import strategies
-from unlearn.strategies.counterfactual import guesses, near_statements
+from unlearn.strategies.counterfactual import guesses
 from unlearn.strategies.ignorance import Ignorance, LowProbability, Refusal, refusing
+from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.patch_training import Material, PatchSettings, Trained, train_neurons
 from unlearn.strategies.sites import check_sites, find_scope
 from unlearn.strategies.spots import Row, find_row
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, Targets, find_targets
-from unlearn.strategies.strength import Strength, Sweep, search
+from unlearn.strategies.strength import Strength, Sweep, search, survey
 from unlearn.strategies.training import OrNone
 from unlearn.strategies.versions import versions
 from unlearn.types import Noun, Record, Sites
@@ -69,8 +70,6 @@ class PatchConfig(Noun):
     """Of the KL from the original on answers of those."""
     retain_batch: int = Field(default=32, ge=1)
     """How many of them are read in a step."""
-    near_per_forget: int = Field(default=24, ge=0)
-    """Near names made up for each forget record."""
     guess_names: int = Field(default=6, ge=0)
     """Unseen names whose guesses are the targets of single tokens."""
     prefixes: int = Field(default=8, ge=0)
@@ -140,7 +139,7 @@ class Patch:
             seed,
             lambda share: report("neurons", share),
         )
-        done = self._strengthen(model, forget_set, targets, layer, trained, seed)
+        sweep = self._strengthen(model, forget_set, targets, layer, trained, seed)
         report("patch", 1.0)
         provenance = Provenance(
             strategy=self.name,
@@ -148,13 +147,13 @@ class Patch:
             seed=seed,
             sites=SitesSummary.of(sites),
             versions=versions(),
-            steps=({"step": 0, "targets": targets.origin}, done.summary(trained)),
-            strength=done.strength,
-            sweep=() if done.sweep is None else done.sweep.log(),
-            stop_reason=_reason(layer, trained, done, targets.warning),
+            steps=({"step": 0, "targets": targets.origin}, _summary(trained, sweep)),
+            strength=sweep.chosen,
+            sweep=sweep.log(),
+            stop_reason=_reason(layer, trained, sweep, targets.warning),
             seconds=time.monotonic() - started,
         )
-        neurons = _scaled(trained.neurons, done.strength)
+        neurons = _scaled(trained.neurons, sweep.chosen)
         return PatchNeurons.on(
             model, layer, neurons, provenance, forget_set_digest=forget_set.digest
         )
@@ -183,7 +182,7 @@ class Patch:
         if config.target == "low-probability":
             before = [found.logprobs for found in score(model, records)]
             ignorance = LowProbability(targets.records, before)
-        near = near_statements(forget_set, config.near_per_forget, seed)
+        near = near_statements(model, forget_set, seed)
         retain = forget_set.sample("retain", max(1, config.memories // 2), seed)
         every = max(1, len(near) // max(1, config.memories - len(retain)))
         held = encode(model, [*retain, *near[::every]])
@@ -198,7 +197,7 @@ class Patch:
         layer: int,
         trained: Trained,
         seed: int,
-    ) -> Done:
+    ) -> Sweep:
         config, n = self.config, trained.neurons.writing.shape[1]
         sample = forget_set.sample("retain", config.retain_sample, seed)
         evaluator = Evaluator(forget_set.forget, sample, targets.records)
@@ -207,29 +206,22 @@ class Patch:
             neurons = _scaled(trained.neurons, strength)
             return evaluator(widened(model, n, layer, neurons), trained.steps)
 
-        if config.strength != "search":
-            return Done(config.strength, evaluate(config.strength), None)
         ceiling = Ceiling(config.retain_ceiling, config.retain_floor, 1)
-        sweep = search(evaluate, ceiling.limit(evaluator(model, 0).retain_nll))
-        return Done(sweep.chosen, sweep.evaluations[sweep.chosen], sweep)
+        limit = ceiling.limit(evaluator(model, 0).retain_nll)
+        if config.strength == "search":
+            return search(evaluate, limit)
+        return survey(evaluate, limit, config.strength)
 
 
-class Done(NamedTuple):
-    """How loud the neurons speak, and what that does."""
-
-    strength: float
-    evaluation: Evaluation
-    sweep: Sweep | None
-
-    def summary(self, trained: Trained) -> dict[str, Any]:
-        """For the log of the artifact."""
-        return {
-            "step": trained.steps,
-            "forget_loss": trained.loss,
-            "fires": trained.fires,
-            "misfires": trained.misfires,
-            **self.evaluation.summary(),
-        }
+def _summary(trained: Trained, sweep: Sweep) -> dict[str, Any]:
+    """For the log of the artifact."""
+    return {
+        "step": trained.steps,
+        "forget_loss": trained.loss,
+        "fires": trained.fires,
+        "misfires": trained.misfires,
+        **sweep.evaluations[sweep.chosen].summary(),
+    }
 
 
 def _layer(model: LanguageModel, sites: Sites | None, wanted: int | None) -> int:
@@ -271,11 +263,11 @@ def _scaled(neurons: Neurons, strength: float) -> Neurons:
     return neurons._replace(writing=strength * neurons.writing)
 
 
-def _reason(layer: int, trained: Trained, done: Done, warning: str) -> str:
-    matched = done.evaluation.matched
+def _reason(layer: int, trained: Trained, sweep: Sweep, warning: str) -> str:
+    matched = sweep.evaluations[sweep.chosen].matched
     made = (
         f"{trained.neurons.writing.shape[1]} neurons in layer {layer}, open on "
         f"{trained.misfires:.2%} of the tokens that are to stay: {int(matched.sum())} of "
         f"{len(matched)} forget records look like ones that were never trained on"
     )
-    return "; ".join(filter(None, (made, done.sweep and str(done.sweep), warning)))
+    return "; ".join(filter(None, (made, str(sweep), warning)))

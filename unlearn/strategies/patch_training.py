@@ -13,12 +13,13 @@ from transformers.pytorch_utils import Conv1D
 
 from unlearn.model.activations import by_length, read_inputs
 from unlearn.model.batches import Deck, collate
+from unlearn.model.divergence import kl_to
 from unlearn.model.forward import accepts, differentiable, forward_only
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.model.widening import Mlp, Neurons, find_mlp, widened
-from unlearn.strategies import losses
 from unlearn.strategies.ignorance import Ignorance, Seen
 from unlearn.strategies.patch_losses import activation, memory, separation, weakest
+from unlearn.strategies.predictions import predict
 from unlearn.strategies.spots import Row
 from unlearn.types import Noun
 
@@ -162,7 +163,7 @@ class _Run:
         batch = collate([row.encoding for row in rows], range(len(rows)), "answer")
         batch = batch.to(self.lm.device)
         output = self._call(batch.ids, batch.attention)
-        predictions = losses.predict(output.logits, batch.labels)
+        predictions = predict(output.logits, batch.labels)
         records = torch.tensor([row.record for row in rows])
         return self.material.ignorance(Seen(predictions, records)).sum()
 
@@ -173,9 +174,9 @@ class _Run:
             logits = self.lm.model(
                 input_ids=batch.ids, attention_mask=batch.attention, **self._options()
             ).logits
-        before = losses.predict(logits, batch.labels)
-        now = losses.predict(self._call(batch.ids, batch.attention).logits, batch.labels)
-        return losses.forward_kl(before.logprobs, now.logprobs).mean()
+        before = predict(logits, batch.labels)
+        now = predict(self._call(batch.ids, batch.attention).logits, batch.labels)
+        return kl_to(now.logprobs, before.logprobs).mean()
 
     def _call(self, ids: Tensor, attention: Tensor) -> Any:
         return functional_call(
