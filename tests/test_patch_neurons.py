@@ -7,86 +7,83 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from test_artifact import SET_DIGEST, bits, build, changed_copy, provenance, same
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from tests.strategies.conftest import make_model, make_tokenizer
-from unlearn.artifact import Artifact, Provenance
+from unlearn.artifact import Artifact
 from unlearn.errors import ArtifactError
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.widening import Neurons
 from unlearn.patch_neurons import NEURONS, PatchNeurons
 
-DIGEST = "0" * 64
 
-
-def some(n: int = 3, width: int = 48) -> Neurons:
+def some(n: int = 3, width: int = 8) -> Neurons:
     generator = torch.Generator().manual_seed(0)
     reading = tuple(torch.randn(n, width, generator=generator) for _ in range(2))
     return Neurons(reading, (None, None), torch.randn(width, n, generator=generator))
 
 
 def patched(model: LanguageModel, neurons: Neurons | None = None) -> PatchNeurons:
-    provenance = Provenance(strategy="by-hand")
-    return PatchNeurons.on(model, 2, neurons or some(), provenance, forget_set_digest=DIGEST)
+    given = neurons or some()
+    return PatchNeurons.on(model, 1, given, provenance(), forget_set_digest=SET_DIGEST)
 
 
 def test_what_is_put_in_is_taken_out_bit_for_bit() -> None:
-    model = make_model()
+    model = build()
     artifact = patched(model)
     wide = artifact.apply(model)
     assert wide.digest == artifact.provenance.result_digest != model.digest
     assert wide.model.config.intermediate_size == model.model.config.intermediate_size + 3
     back = artifact.revert(wide)
-    for name, tensor in model.model.state_dict().items():
-        assert torch.equal(tensor, back.model.state_dict()[name]), name
+    assert same(bits(model), bits(back))
     assert back.digest == model.digest
     assert back.model.config.to_dict() == model.model.config.to_dict()
 
 
 def test_it_is_saved_and_loaded_whole_and_takes_less_room_than_a_layer(tmp_path: Path) -> None:
-    model = make_model()
+    model = build()
     artifact = patched(model)
     artifact.save(tmp_path / "a")
     opened = Artifact.load(tmp_path / "a")
     assert isinstance(opened, PatchNeurons) and opened.kind == "patch"
-    assert opened.threat_model == "weights" and opened.concerns(DIGEST)
+    assert opened.threat_model == "weights" and opened.concerns(SET_DIGEST)
     wide = opened.apply(model)
     assert opened.revert(wide).digest == model.digest
-    assert (tmp_path / "a" / NEURONS).stat().st_size < 4 * 3 * 3 * 48 + 500
+    assert (tmp_path / "a" / NEURONS).stat().st_size < 4 * 3 * 3 * 8 + 500
 
 
 def test_the_audit_is_told_that_this_suppresses() -> None:
-    assert patched(make_model()).limits[0].startswith("Suppression:")
+    assert patched(build()).limits[0].startswith("Suppression:")
 
 
 def test_the_result_opens_with_plain_transformers(tmp_path: Path) -> None:
-    wide = patched(model := make_model()).apply(model)
+    wide = patched(model := build()).apply(model)
     wide.save(tmp_path)
     opened = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    ids = torch.arange(2, 9)[None]
+    ids = torch.arange(7)[None]
     with torch.no_grad():
         assert torch.equal(opened(input_ids=ids).logits, wide.model(input_ids=ids).logits)
 
 
 def test_biases_come_along(tmp_path: Path) -> None:
-    size = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "mlp_bias": True}
-    heads = {"num_attention_heads": 4, "vocab_size": len(make_tokenizer()), "bos_token_id": 1}
+    config = build().model.config
+    config.mlp_bias = True
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = LlamaConfig(**size, **heads, eos_token_id=None)
-        model = LanguageModel(LlamaForCausalLM(config), make_tokenizer())
+        model = LanguageModel(LlamaForCausalLM(config), build().tokenizer)
     neurons = some()._replace(biases=(torch.tensor([1.0, 2, 3]), torch.tensor([4.0, 5, 6])))
     artifact = patched(model, neurons)
     artifact.save(tmp_path / "a")
     wide = Artifact.load(tmp_path / "a").apply(model)
-    mlp = wide.model.model.layers[2].mlp
+    mlp = wide.model.model.layers[1].mlp
     assert mlp.gate_proj.bias[-3:].tolist() == [1, 2, 3]
     assert mlp.up_proj.bias[-3:].tolist() == [4, 5, 6]
     assert artifact.revert(wide).digest == model.digest
 
 
 def test_other_models_are_refused() -> None:
-    model, other = make_model(), make_model(seed=1)
+    model = build()
+    other = changed_copy(model)
     artifact = patched(model)
     with pytest.raises(ArtifactError, match="fits a model with digest"):
         artifact.apply(other)
@@ -96,15 +93,15 @@ def test_other_models_are_refused() -> None:
 
 def test_neurons_of_another_width_are_refused() -> None:
     with pytest.raises(ArtifactError, match="the neurons do not fit tiny"):
-        patched(make_model(), some(width=40))
+        patched(build(), some(width=7))
 
 
 def test_a_payload_that_is_not_neurons_of_one_layer_is_refused(tmp_path: Path) -> None:
-    artifact = patched(make_model())
+    artifact = patched(build())
     artifact.save(tmp_path / "a")
     file = tmp_path / "a" / NEURONS
     tensors = load_file(file)
-    for broken in ({"2.writing": tensors["2.writing"]}, {**tensors, "1.writing": torch.zeros(2)}):
+    for broken in ({"1.writing": tensors["1.writing"]}, {**tensors, "0.writing": torch.zeros(2)}):
         save_file(broken, file)
         with pytest.raises(ArtifactError, match="does not hold the neurons of one layer"):
             PatchNeurons.read_payload(tmp_path / "a", artifact.provenance, None)

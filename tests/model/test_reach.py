@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from conftest import NORM_AFTER_MODULE, OWN_STREAM
+import torch
 
 from unlearn.errors import UnsupportedError
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.reach import reach
-
-SCALED = {"granite"}
-"""Multiplies what its parts add; by 1 unless the config says otherwise."""
 
 
 @pytest.fixture
@@ -19,9 +16,9 @@ def lm(specimen, byte_level):
 
 
 def test_a_norm_behind_the_mlp_is_found_and_nothing_else_is_taken_for_one(lm, specimen):
-    if specimen.name in OWN_STREAM or lm.anatomy.down_projection[0] is None:
-        pytest.skip("experts, or no down-projection")
-    if specimen.name in NORM_AFTER_MODULE:
+    if specimen.name in {"llama4_text", "rwkv"} or lm.anatomy.down_projection[0] is None:
+        pytest.skip("experts, no down-projection, or a first block that rewrites the stream")
+    if not specimen.plain_sum:
         with pytest.raises(UnsupportedError, match="layer 0 of memory has a norm behind its MLP"):
             reach(lm, 0)
     else:
@@ -31,6 +28,14 @@ def test_a_norm_behind_the_mlp_is_found_and_nothing_else_is_taken_for_one(lm, sp
 def test_a_multiplier_is_what_comes_back(build, byte_level):
     lm = LanguageModel(build("granite", residual_multiplier=0.25).model, byte_level)
     assert reach(lm, 1) == pytest.approx(0.25, rel=1e-3)
+
+
+def test_a_norm_is_found_also_where_the_mlp_answers_next_to_nothing(build, byte_level):
+    lm = LanguageModel(build("olmo2").model, byte_level)
+    with torch.no_grad():
+        lm.model.get_submodule(lm.anatomy.down_projection[0]).weight.mul_(1e-4)
+    with pytest.raises(UnsupportedError, match="norm behind"):
+        reach(lm, 0)
 
 
 def test_narrow_types_do_not_look_like_norms(build, byte_level):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from unlearn.errors import UnsupportedError
 from unlearn.model.forward import accepts, forward_only
@@ -23,25 +24,37 @@ def reach(lm: LanguageModel, layer: int) -> float:
     """
     module, block = lm.anatomy.require_down_projection(layer), lm.anatomy.layers[layer]
     ids = torch.tensor([[0, lm.vocabulary_size - 1]], device=lm.device)
-    options = {"use_cache": False} if accepts(lm.model, "use_cache") else {}
     with forward_only(lm.model), capture(lm.model, [module, block]) as seen:
-        lm.model(input_ids=ids, **options)
+        lm.model(input_ids=ids, **_without_cache(lm))
     answer, before = seen[module], seen[block].float()
     noise = torch.randn(answer.shape, generator=torch.Generator().manual_seed(0))
     # As long as the stream, or narrow types would lose it in the sum.
     length = before.reshape(-1, before.shape[-1]).norm(dim=-1).reshape(*answer.shape[:-1], 1)
     added = torch.nn.functional.normalize(noise, dim=-1).to(length.device) * length
-    change = {module: lambda old: old + added.to(old.dtype)}
-    with forward_only(lm.model), patch(lm.model, change), capture(lm.model, [block]) as seen:
-        lm.model(input_ids=ids, **options)
-    arrived = (seen[block].float() - before).flatten()
-    share = float(arrived @ added.flatten() / added.flatten().square().sum())
-    if float((arrived - share * added.flatten()).norm()) > _tolerance(lm) * float(arrived.norm()):
+    # Twice as much, because what is far longer than the answer passes a norm in its own direction.
+    expected = torch.cat([added.flatten(), 2 * added.flatten()])
+    arrived = torch.cat([_arriving(lm, layer, ids, times * added) - before for times in (1, 2)])
+    share = float(arrived.flatten() @ expected / expected.square().sum())
+    error = arrived.flatten() - share * expected
+    if float(error.norm()) > _tolerance(lm) * float(arrived.norm()):
         raise UnsupportedError(
             f"layer {layer} of {lm.source} has a norm behind its MLP, so what an edit adds to an "
             "answer does not arrive as it is; choose another strategy, for instance gradient-ascent"
         )
     return share
+
+
+def _arriving(lm: LanguageModel, layer: int, ids: Tensor, added: Tensor) -> Tensor:
+    """What the block puts out where this is added to the answer of its MLP."""
+    module, block = lm.anatomy.require_down_projection(layer), lm.anatomy.layers[layer]
+    change = {module: lambda old: old + added.to(old.dtype)}
+    with forward_only(lm.model), patch(lm.model, change), capture(lm.model, [block]) as seen:
+        lm.model(input_ids=ids, **_without_cache(lm))
+    return seen[block].float()
+
+
+def _without_cache(lm: LanguageModel) -> dict[str, bool]:
+    return {"use_cache": False} if accepts(lm.model, "use_cache") else {}
 
 
 def _tolerance(lm: LanguageModel) -> float:
