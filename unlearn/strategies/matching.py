@@ -17,7 +17,7 @@ from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies.counterfactual import Guess, guesses
 from unlearn.strategies.near_names import near_statements
-from unlearn.strategies.sites import Scope, find_scope, find_tokens
+from unlearn.strategies.sites import Scope, find_scope, find_tokens, frozen
 from unlearn.strategies.stopping import (
     Budget,
     Ceiling,
@@ -42,6 +42,8 @@ class Ingredients(NamedTuple):
     """Frozen, as it was given."""
     work: LanguageModel
     """The float32 copy that will be trained; still equal to the original."""
+    scope: Scope
+    """What may change in it."""
     pairs: Pairs
     targets: tuple[Target, ...] | None
     """Per forget record; None where records stay in the loss whatever they look like."""
@@ -115,11 +117,11 @@ def unlearn_by_training(
     evaluator = _evaluator(forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
-    with run.scope.applied(work.model):
+    with frozen(model.model), run.scope.applied(work.model):
         run.begin(found.origin)
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
-            objective = make_objective(Ingredients(model, work, pairs, gate, guessed))
+            objective = make_objective(Ingredients(model, work, run.scope, pairs, gate, guessed))
             train(work, pairs, objective, run.after_step, seed)
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()

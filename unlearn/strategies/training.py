@@ -35,7 +35,9 @@ class TrainingConfig(Noun):
     """What every strategy that trains can be told. Defaults suit a bundled lab model."""
 
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Of AdamW, without weight decay, constant after the warm-up."""
+    """Of AdamW, without weight decay."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: as it is, or falling to 0 at the last step of the budget."""
     warmup_steps: int = Field(default=5, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
@@ -239,10 +241,17 @@ class Unlearner(Trainer):
         return DataLoader(self.pairs, batch_size=None, collate_fn=_unchanged, generator=generator)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Constant after a linear warm-up whose first step moves, unlike that of the library."""
+        """A linear warm-up whose first step moves, unlike the library's, then the schedule."""
         warmup = self.pairs.config.warmup_steps
         optimizer = optimizer or self.optimizer
-        self.lr_scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+
+        def factor(step: int) -> float:
+            rising = min(1.0, (step + 1) / (warmup + 1))
+            if self.pairs.config.schedule == "constant":
+                return rising
+            return rising * (1 + math.cos(math.pi * step / num_training_steps)) / 2
+
+        self.lr_scheduler = LambdaLR(optimizer, factor)
         return self.lr_scheduler
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
