@@ -47,11 +47,17 @@ class Neurons(NamedTuple):
 
 
 def find_mlp(lm: LanguageModel, layer: int) -> Mlp:
-    """The matrices of the layer's MLP.
+    """The matrices of the layer's MLP, the one that goes through the activation function first.
 
     Raises:
         UnsupportedError: it is made of experts, or its matrices are fused or packed.
     """
+    mlp = _matrices(lm, layer)
+    return mlp._replace(reading=_gate_first(lm, mlp.reading, mlp.writing))
+
+
+def _matrices(lm: LanguageModel, layer: int) -> Mlp:
+    """The same in the order in which the model registers them, without a forward pass."""
     writing = lm.anatomy.require_down_projection(layer)
     down = lm.model.get_submodule(writing)
     if not _is_plain(down):
@@ -74,7 +80,7 @@ def find_mlp(lm: LanguageModel, layer: int) -> Mlp:
             f"layer {layer} of {lm.source} has {len(reading)} matrices that feed {writing}, where "
             "one or two are expected (fused ones cannot take neurons); choose another strategy"
         )
-    return Mlp(_gate_first(lm, reading, writing), writing, width)
+    return Mlp(reading, writing, width)
 
 
 def widened(lm: LanguageModel, n: int, layer: int, neurons: Neurons | None = None) -> LanguageModel:
@@ -83,7 +89,9 @@ def widened(lm: LanguageModel, n: int, layer: int, neurons: Neurons | None = Non
     Raises:
         UnsupportedError: no setting of the config says how wide the MLPs are.
     """
-    mlps = [find_mlp(lm, index) for index in range(lm.anatomy.n_layers)]
+    mlps = [_matrices(lm, index) for index in range(lm.anatomy.n_layers)]
+    if neurons is not None:
+        mlps[layer] = find_mlp(lm, layer)
     wide = lm.copy()
     for index, mlp in enumerate(mlps):
         given = neurons if index == layer and neurons is not None else _zeros(wide, mlp, n)
@@ -96,7 +104,7 @@ def widened(lm: LanguageModel, n: int, layer: int, neurons: Neurons | None = Non
 
 def narrowed(lm: LanguageModel, n: int) -> LanguageModel:
     """A copy without the last ``n`` neurons of every MLP; the others keep their bits."""
-    mlps = [find_mlp(lm, index) for index in range(lm.anatomy.n_layers)]
+    mlps = [_matrices(lm, index) for index in range(lm.anatomy.n_layers)]
     width = mlps[0].width - n
     narrow = lm.copy()
     for mlp in mlps:

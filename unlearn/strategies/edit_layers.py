@@ -51,7 +51,7 @@ def add_change(lm: LanguageModel, layer: int, change: Tensor) -> None:
     """W + ΔW (out, in), summed in float64 and rounded once; ``lm`` is written to."""
     weight = weight_of(lm, layer)
     stored = change.T if _is_transposed(lm, layer) else change
-    weight.copy_((weight.double() + stored.to(weight.device)).to(weight.dtype))
+    weight.copy_((weight.cpu().double() + stored.cpu()).to(weight.dtype))
     lm.changed()
 
 

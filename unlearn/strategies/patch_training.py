@@ -24,6 +24,8 @@ from unlearn.strategies.spots import Row
 from unlearn.types import Noun
 
 MAX_BATCH_TOKENS = 4096
+RIDGE = 0.01
+"""Of the second moment of the memories, as a share of its mean diagonal."""
 OPEN = 3.0
 """What a neuron gets from its own spots before training."""
 
@@ -240,9 +242,9 @@ class _Run:
         with forward_only(self.lm.model):
             member = torch.nn.functional.one_hot(self.owners, self.material.n_neurons).float()
             mean = (member.T @ self.own) / member.sum(0)[:, None]
-        moment = (self.others.T @ self.others / len(self.others)).double()
-        moment.diagonal().add_(0.01 * moment.diagonal().mean())
-        keys = torch.linalg.solve(moment, mean.double().T).T.float()
+        moment = (self.others.T @ self.others / len(self.others)).cpu().double()
+        moment.diagonal().add_(RIDGE * moment.diagonal().mean())
+        keys = torch.linalg.solve(moment, mean.cpu().double().T).T.float().to(mean.device)
         keys = keys / (keys * mean).sum(1, keepdim=True)
         reading = [OPEN * keys, *(keys.clone() for _ in self.mlp.reading[1:])]
         biases = [self._bias(name) for name in self.mlp.reading]
