@@ -62,6 +62,7 @@ DELTA = "delta.safetensors"
 ELSEWHERE = {
     "adapter": ("unlearn.adapter", "Adapter"),
     "inference-policy": ("unlearn.inference_policy", "InferencePolicy"),
+    "patch": ("unlearn.patch_neurons", "PatchNeurons"),
 }
 """Kinds that are imported at their first use: kind to module and class."""
 
