@@ -16,8 +16,8 @@ from unlearn.adapter import Adapter
 from unlearn.artifact import Provenance
 from unlearn.forget_set import ForgetSet
 from unlearn.inference_policy import InferencePolicy
-from unlearn.model.language_model import LanguageModel
 from unlearn.model.gates import TermGate
+from unlearn.model.language_model import LanguageModel
 from unlearn.model.prompt_policy import PromptPolicy
 from unlearn.model.terms import Terms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,14 +57,13 @@ def _other_answer(record: Record, forget_set: ForgetSet, rng: np.random.Generato
 
 
 def _in_turns(records: Sequence[Record], n: int, rng: np.random.Generator) -> list[Record]:
-    """So many records at random, no subject and no relation again before its turn comes."""
-    shuffled = [records[at] for at in rng.permutation(len(records))]
-    seen: dict[str, int] = {}
-    ranked = []
-    for place, record in enumerate(shuffled):
-        turns = []
-        for label in (f"s {record.subject}", f"r {record.relation}"):
-            turns.append(seen.get(label, 0))
-            seen[label] = turns[-1] + 1
-        ranked.append((max(turns), place, record))
-    return [record for _, _, record in sorted(ranked, key=lambda entry: entry[:2])[:n]]
+    """So many records at random, of the subjects and relations that were drawn least so far."""
+    rest = [records[at] for at in rng.permutation(len(records))]
+    seen: Counter[tuple[str, str]] = Counter()
+    drawn = []
+    for _ in range(min(n, len(rest))):
+        record = min(rest, key=lambda r: seen["subject", r.subject] + seen["relation", r.relation])
+        rest.remove(record)
+        seen.update([("subject", record.subject), ("relation", record.relation)])
+        drawn.append(record)
+    return drawn
