@@ -21,6 +21,7 @@ RANKS = {
     "adapter": 1,
     "inference_policy": 1,
     "patch_neurons": 1,
+    "sealing": 1,
     "atomic_folder": 1,
     "journal": 1,
     "model": 1,

@@ -16,8 +16,10 @@ from unlearn.adapter import Adapter
 from unlearn.artifact import Provenance
 from unlearn.forget_set import ForgetSet
 from unlearn.inference_policy import InferencePolicy
+from unlearn.model.gates import TermGate
 from unlearn.model.language_model import LanguageModel
-from unlearn.model.preamble import Preamble
+from unlearn.model.prompt_policy import PromptPolicy
+from unlearn.model.terms import Terms
 from unlearn.model.widening import Neurons, find_mlp
 from unlearn.patch_neurons import PatchNeurons
 
@@ -28,7 +30,7 @@ BY_HAND = Provenance(strategy="by-hand")
 @pytest.fixture
 def policy(knowing: str, forget_set: ForgetSet, tmp_path: Path) -> Path:
     model = LanguageModel.load(knowing)
-    words = Preamble(text="The birthplace of ", refusal="is ", when=("Ada",))
+    words = PromptPolicy(gate=TermGate(terms=Terms.of(["Ada"])), guard="The birthplace is ")
     made = InferencePolicy.on(model, words, BY_HAND, forget_set_digest=forget_set.digest)
     made.save(tmp_path / "policy")
     return tmp_path / "policy"
