@@ -99,10 +99,28 @@ def combine(
     # The new factors are drawn at random before they are written.
     with torch.random.fork_rng():
         network.add_weighted_adapter(
-            list(weights), list(weights.values()), into, how, svd_rank=rank, density=density
+            list(weights),
+            list(weights.values()),
+            into,
+            how,
+            svd_rank=rank,
+            svd_full_matrices=False,
+            density=density,
         )
+    _pad(network, into)
     if how in SUMS:
         check_sum(network, weights, into)
+
+
+@torch.no_grad()
+def _pad(network: Any, name: str) -> None:
+    """Zeros to the rank that the config says: a small matrix has fewer singular values."""
+    for _, layer in adapted(network, name, "lora_A"):
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        missing = layer.r[name] - down.shape[0]
+        if missing > 0:
+            down.data = torch.nn.functional.pad(down, (0, 0, 0, missing))
+            up.data = torch.nn.functional.pad(up, (0, missing))
 
 
 def check_sum(network: Any, weights: Mapping[str, float], into: str) -> None:

@@ -40,7 +40,8 @@ def occupied(network: Any, names: Sequence[str], rank: int) -> dict[str, Tensor]
 
 def _basis(rows: Tensor) -> Tensor:
     _, values, right = torch.linalg.svd(rows, full_matrices=False)
-    return right[values > 1e-6 * values.max()]
+    basis: Tensor = right[values > 1e-6 * values.max()]
+    return basis
 
 
 @torch.no_grad()

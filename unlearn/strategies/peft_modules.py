@@ -63,7 +63,7 @@ def attach(model: LanguageModel, config: Any, name: str, seed: int) -> Any:
     return network
 
 
-def lora_config(model: LanguageModel, modules: tuple[str, ...], rank: int, alpha: float) -> Any:
+def lora_config(model: LanguageModel, modules: tuple[str, ...], rank: int, alpha: int) -> Any:
     """Of a plain LoRA without dropout on these modules."""
     with quiet_import():
         from peft import LoraConfig
@@ -136,6 +136,7 @@ def config_of(adapter: Adapter) -> Any:
     """The config of an adapter as peft has it."""
     with quiet_import(), unheard():
         from peft import PeftConfig
+
         with TemporaryDirectory() as folder:
             (Path(folder) / CONFIG).write_text(json.dumps(adapter.config), encoding="utf-8")
             return PeftConfig.from_pretrained(folder)

@@ -1,9 +1,9 @@
 """Subtraction: an adapter learns the forget records better still, and is taken away instead.
 
 Zhang et al. 2023, arXiv:2306.14870: a parameter-efficient module trained on what is to go is a
-direction in which the model knows it better, ``theta + delta``, and against it, ``theta - s delta``,
-it should know it less. Nothing is held while it is trained; what keeps the rest is that the module
-is small, and that ``s`` is no larger than the retain records bear.
+direction in which the model knows it better, ``theta + delta``; the other way, at
+``theta - s delta``, it should know it less. Nothing is held while it is trained: what keeps the
+rest is that the module is small, and that ``s`` is no larger than the retain records bear.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SubtractionConfig(Noun):
     what a second one, trained on the retain records, does as well."""
     rank: int = Field(default=16, ge=1)
     """Of the LoRA; ``ext-sub`` gives an artifact of twice that rank, which loses nothing."""
-    alpha: float = Field(default=32.0, gt=0)
+    alpha: int = Field(default=32, ge=1)
     """The LoRA is scaled by ``alpha / rank``."""
     adapter: Annotated[Path | None, OrNone] = None
     """A LoRA in peft's format that was trained on what is to go, in place of training one."""

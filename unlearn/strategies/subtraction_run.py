@@ -24,7 +24,7 @@ from unlearn.strategies.matching import refuse_quantised, to_masters
 from unlearn.strategies.sites import find_tokens
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
 from unlearn.strategies.strength import Change, Sweep, search
-from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, TrainingConfig, train
+from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
 from unlearn.strategies.unshared import factored, unshared
 from unlearn.types import Sites
 
@@ -162,9 +162,7 @@ class Lesson:
         names = []
         for index, folder in enumerate(self.config.orthogonal_to):
             names.append(f"before{index}")
-            peft_modules.load(
-                self.network, peft_modules.read_earlier(folder, model), names[-1]
-            )
+            peft_modules.load(self.network, peft_modules.read_earlier(folder, model), names[-1])
         return orthogonal.occupied(self.network, names, self.config.rank)
 
     def _train(
@@ -225,9 +223,7 @@ def nll_by_record(model: LanguageModel, pairs: Pairs) -> Tensor:
 class Subtracted:
     """The base with multiples of the module taken away, and the adapter that does the same."""
 
-    def __init__(
-        self, lesson: Lesson, evaluator: Evaluator, name: str, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, lesson: Lesson, evaluator: Evaluator, name: str, dtype: torch.dtype) -> None:
         self.lesson, self.evaluator, self.name, self.dtype = lesson, evaluator, name, dtype
         self.network = lesson.network
         self.change = self._change(arithmetic.change_of(self.network, name), -1.0)
