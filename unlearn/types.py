@@ -15,10 +15,11 @@ SPLITS: tuple[Split, ...] = ("forget", "retain", "neighbors", "holdout")
 """What must go; what may be trained on to hold the rest; what is close by and only measured; what
 no model was ever trained on."""
 
-Measured = Literal["forget", "retain", "neighbors", "holdout", "general"]
+Measured = Literal["forget", "retain", "neighbors", "holdout", "general", "tasks"]
 
-MEASURED: tuple[Measured, ...] = (*SPLITS, "general")
-"""What an audit measures: the splits of a forget set, and text that has nothing to do with it."""
+MEASURED: tuple[Measured, ...] = (*SPLITS, "general", "tasks")
+"""What an audit measures: the splits of a forget set, and what has nothing to do with it: general
+text and benchmark tasks."""
 
 Role = Literal["original", "unlearned", "reference"]
 

@@ -116,6 +116,35 @@ def test_general_text_is_measured_and_named(run, refused, knowing, other, births
     assert "no paragraph of more than" in line
 
 
+def test_benchmark_tasks_are_measured_and_judged(
+    run, refused, knowing, other, births, write, tmp_path
+):
+    words = ["--original", other, "--tasks", write(), "--json"]
+    result = run("audit", knowing, births, "-o", tmp_path / "a", *words)
+    document = json.loads(result.stdout)
+    assert document["forget_set"]["records"]["tasks"] == 12
+    assert {"towns.acc/tasks", "towns.acc_norm/tasks"} <= {f["key"] for f in document["findings"]}
+    assert verdicts(document)["benchmarks-kept"] in ("FAIL", "INCONCLUSIVE")
+    assert "Running loglikelihood" not in result.stderr
+    page = (tmp_path / "a" / "audit.html").read_text()
+    assert "Benchmark tasks are still solved as by the original." in page
+    words = ["audit", knowing, births, "-o", tmp_path / "b", "--tasks"]
+    assert "has no figure" in refused(*words, write("metric_list: [{metric: f1}]\n"))
+    assert "no task file" in refused(*words, tmp_path / "none.yaml")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_benchmark_tasks_are_not_run_on_a_model_behind_a_url(run, knowing, births, write, tmp_path):
+    with serving(LanguageModel.load(knowing), Behaviour()) as served:
+        words = ["--requests-per-minute", "100000", "--tasks", write(), "--json"]
+        result = run("audit", f"{served.url}#tiny", births, "-o", tmp_path / "a", *words)
+    document = json.loads(result.stdout)
+    (claim,) = (c for c in document["claims"] if c["id"] == "benchmarks-kept")
+    assert claim["verdict"] == "NOT RUN"
+    assert "it works on models that are here" in claim["reason"]
+
+
 def test_earlier_requests_are_audited_too_and_the_worst_decides(
     run, knowing, other, births, tmp_path
 ):

@@ -9,13 +9,15 @@ from torch.autograd import gradcheck
 from unlearn.model.batches import IGNORED
 from unlearn.strategies.losses import (
     ascent,
-    forward_kl,
     inverted_hinge,
     log_odds,
+    max_entropy,
     npo,
-    predict,
+    preference,
     simnpo,
+    weighted_ascent,
 )
+from unlearn.strategies.predictions import predict
 
 
 def doubles(*values: float) -> torch.Tensor:
@@ -100,17 +102,27 @@ def test_inverted_hinge_compares_the_label_with_the_best_other_token() -> None:
     assert value.tolist() == pytest.approx([1 + 0.7 - 0.2, 1 + 0.3 - 0.6])
 
 
-def test_forward_kl_is_the_sum_over_the_vocabulary() -> None:
-    p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.2, 0.3, 0.5]])
-    expected = sum(a * math.log(a / b) for a, b in zip(p[0].tolist(), q[0].tolist(), strict=True))
-    assert forward_kl(p.log(), q.log()).item() == pytest.approx(expected)
-    assert forward_kl(p.log(), p.log()).item() == pytest.approx(0, abs=1e-7)
+def test_weighted_ascent_pushes_a_token_in_proportion_to_its_probability() -> None:
+    logprobs = torch.tensor([-0.1, -3.0], requires_grad=True)
+    weighted_ascent(logprobs, 2.0).sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([math.exp(-0.2), math.exp(-6.0)])
 
 
-def test_forward_kl_is_finite_where_the_reference_gives_nothing() -> None:
-    reference = torch.tensor([[0.0, -200.0]]).log_softmax(-1)
-    model = torch.tensor([[0.0, 0.0]]).log_softmax(-1)
-    assert forward_kl(reference, model).item() == pytest.approx(math.log(2))
+def test_max_entropy_is_the_divergence_from_uniform() -> None:
+    uniform = torch.full((1, 5), -math.log(5))
+    assert max_entropy(uniform).item() == pytest.approx(0, abs=1e-6)
+    q = torch.tensor([[0.4, 0.3, 0.1, 0.1, 0.1]])
+    expected = sum(0.2 * math.log(0.2 / value) for value in q[0].tolist())
+    assert max_entropy(q.log()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_preference_falls_as_the_alternative_gains_and_is_npo_without_one() -> None:
+    zero, answer = torch.zeros(2), torch.tensor([0.7, -2.0])
+    assert torch.allclose(preference(zero, answer, 0.1), npo(answer, zero, 0.1))
+    assert (preference(zero + 1, answer, 0.1) < preference(zero, answer, 0.1)).all()
+    value = preference(torch.tensor([1.0]), torch.tensor([3.0]), 0.5)
+    assert value.item() == pytest.approx(4 * math.log(1 + math.exp(1.0)))
 
 
 def test_gradients_agree_with_finite_differences() -> None:
@@ -122,8 +134,8 @@ def test_gradients_agree_with_finite_differences() -> None:
     labels = torch.tensor([1])
     assert gradcheck(lambda x: inverted_hinge(x.log_softmax(-1), labels), logits)
     assert gradcheck(lambda x: log_odds(x.log_softmax(-1), labels), logits)
-    fixed = torch.tensor([[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64).log()
-    assert gradcheck(lambda x: forward_kl(fixed, x.log_softmax(-1)), logits)
+    assert gradcheck(lambda x: max_entropy(x.log_softmax(-1)), logits)
+    assert gradcheck(lambda x: preference(x, reference, 0.3), logp)
 
 
 LOGITS = torch.tensor(
@@ -161,7 +173,7 @@ def test_logits_at_positions_without_a_label_receive_no_gradient() -> None:
 
 def test_adding_a_constant_to_the_logits_changes_no_loss() -> None:
     def losses(logits: torch.Tensor) -> torch.Tensor:
-        found, other = predict(logits, LABELS), predict(LOGITS.flip(-1), LABELS)
+        found = predict(logits, LABELS)
         logp = found.sum_by_row(found.label_logprobs)
         return torch.cat(
             [
@@ -170,7 +182,9 @@ def test_adding_a_constant_to_the_logits_changes_no_loss() -> None:
                 ascent(-logp, 20.0),
                 inverted_hinge(found.logprobs, found.labels),
                 log_odds(found.logprobs, found.labels),
-                forward_kl(other.logprobs, found.logprobs),
+                weighted_ascent(found.label_logprobs, 1.0),
+                max_entropy(found.logprobs),
+                preference(logp, torch.tensor([-1.0, -2.0]), 0.1),
             ]
         )
 

@@ -10,13 +10,14 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.model.scoring import score
-from unlearn.strategies.gradient_ascent import (
+from unlearn.strategies.ascent_config import GradientAscentConfig
+from unlearn.strategies.ascent_objective import (
     AscentObjective,
     Gate,
-    GradientAscentConfig,
     Guesses,
-    reference_scores,
+    scores_by_token,
 )
+from unlearn.strategies.retention import Retention
 from unlearn.strategies.training import Pairs
 from unlearn.types import Record
 
@@ -35,8 +36,10 @@ def test_npo_per_answer_on_log_prob_is_the_loss_of_the_paper(
 ) -> None:
     config = GradientAscentConfig(per="answer", on="log-prob", retain="none", beta=0.3)
     pairs = Pairs(encode(model, forget_set.forget), (), config, 0)
-    reference = reference_scores(model, pairs, config.on)
-    objective = AscentObjective(config, reference, None, no_guesses(pairs.forget), model.model)
+    reference = scores_by_token(model, pairs.forget, config.loss_on, config.on)
+    objective = AscentObjective(
+        config, reference, None, no_guesses(pairs.forget), Retention(config)
+    )
     (batch,) = pairs.step()
     ours = np.array([scored.logprobs.sum() for scored in score(untrained, forget_set.forget)])
     theirs = np.array([scored.logprobs.sum() for scored in score(model, forget_set.forget)])
@@ -62,8 +65,8 @@ def test_npo_per_token_bounds_the_log_odds_of_each_token_above_its_guess(
         loss = 2 / 0.3 * np.log1p(np.exp(0.3 * (odds[0] - odds[1])))
         expected += loss[above].sum() / len(ours)
     assert (batch.forget.labels != IGNORED).sum() > len(ours)
-    reference = reference_scores(model, pairs, config.on)
-    objective = AscentObjective(config, reference, None, guessed, model.model)
+    reference = scores_by_token(model, pairs.forget, config.loss_on, config.on)
+    objective = AscentObjective(config, reference, None, guessed, Retention(config))
     assert float(objective(untrained.model, batch).forget) == pytest.approx(expected, rel=1e-2)
 
 
@@ -79,7 +82,7 @@ def test_a_record_past_its_target_gives_no_gradient(
         by_token = torch.full((n,), by_tokens)
         gate = Gate(torch.full((n,), nll_target), torch.full((n,), agreement_target), by_token)
         guessed = no_guesses(pairs.forget)
-        objective = AscentObjective(config, torch.zeros(0, 0), gate, guessed, model.model)
+        objective = AscentObjective(config, torch.zeros(0, 0), gate, guessed, Retention(config))
         return float(objective(model.model, batch).forget)
 
     mean = nll(model, forget_set.forget).mean()
@@ -102,5 +105,5 @@ def test_the_gate_judges_the_answer_even_where_the_loss_is_on_the_text(
         ones = torch.ones(len(answers))
         gate = Gate(answers + shift, ones, torch.zeros_like(ones, dtype=torch.bool))
         guessed = no_guesses(encodings)
-        objective = AscentObjective(config, torch.zeros(0, 0), gate, guessed, untrained.model)
+        objective = AscentObjective(config, torch.zeros(0, 0), gate, guessed, Retention(config))
         assert (float(objective(untrained.model, batch).forget) != 0) == bool(opened)

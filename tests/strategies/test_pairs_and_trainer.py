@@ -1,7 +1,5 @@
 """Batches, accumulation, and what training leaves behind."""
 
-import functools
-import operator
 import random
 from itertools import chain
 
@@ -13,14 +11,16 @@ from unlearn.errors import NumericalError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.counterfactual import near_statements
-from unlearn.strategies.gradient_ascent import AscentObjective, GradientAscentConfig, Guesses
+from unlearn.strategies.ascent_config import GradientAscentConfig
+from unlearn.strategies.ascent_objective import AscentObjective, Guesses
+from unlearn.strategies.near_names import near_statements
+from unlearn.strategies.retention import Retention
 from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
 
 
 def make_pairs(model: LanguageModel, forget_set: ForgetSet, **settings: object) -> Pairs:
     config = GradientAscentConfig(**settings)
-    near = encode(model, functools.reduce(operator.iadd, near_statements(forget_set, 4, 5), []))
+    near = encode(model, near_statements(model, forget_set, 5))
     forget, retain = encode(model, forget_set.forget), encode(model, forget_set.retain)
     return Pairs(forget, retain, config, 5, near)
 
@@ -29,7 +29,7 @@ def objective(pairs: Pairs, original: LanguageModel, variant: str = "ascent") ->
     config = GradientAscentConfig(variant=variant)
     shape = (len(pairs.forget), max(len(encoding.ids) for encoding in pairs.forget))
     unknown = Guesses(torch.full(shape, -torch.inf))
-    return AscentObjective(config, torch.zeros(shape), None, unknown, original.model)
+    return AscentObjective(config, torch.zeros(shape), None, unknown, Retention.of(original, pairs))
 
 
 def nudged(model: LanguageModel) -> LanguageModel:

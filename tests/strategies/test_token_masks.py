@@ -1,7 +1,5 @@
 """Token masks: which tokens of a forget record carry a forget loss, and that nothing else moves."""
 
-import functools
-import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,18 +11,19 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import IGNORED, encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies import forget
-from unlearn.strategies.counterfactual import near_statements
-from unlearn.strategies.gradient_ascent import (
+from unlearn.strategies.ascent_config import GradientAscentConfig
+from unlearn.strategies.ascent_objective import (
     AscentObjective,
     Gate,
-    GradientAscent,
-    GradientAscentConfig,
     Guesses,
-    reference_scores,
+    scores_by_token,
 )
+from unlearn.strategies.gradient_ascent import GradientAscent
+from unlearn.strategies.near_names import near_statements
+from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import find_scope, find_tokens
 from unlearn.strategies.training import MicroBatch, Pairs
-from unlearn.types import Sites
+from unlearn.types import Sites, Statement
 
 Mask = dict[str, tuple[int, ...]]
 
@@ -39,6 +38,10 @@ def mask(untrained: LanguageModel, forget_set: ForgetSet) -> Mask:
     }
 
 
+def near_of(model: LanguageModel, forget_set: ForgetSet) -> list[Statement]:
+    return near_statements(model, forget_set, 5)
+
+
 def pairs_of(
     model: LanguageModel, forget_set: ForgetSet, mask: Mask | None, **settings: Any
 ) -> Pairs:
@@ -48,7 +51,7 @@ def pairs_of(
     counted = find_tokens(forget_set, encodings, sites, config.loss_on)
     retain, near = (
         encode(model, forget_set.retain),
-        encode(model, functools.reduce(operator.iadd, near_statements(forget_set, 4, 5), [])),
+        encode(model, near_of(model, forget_set)),
     )
     return Pairs(encodings, retain, config, 5, near, counted)
 
@@ -59,10 +62,9 @@ def objective_of(model: LanguageModel, pairs: Pairs, gate: Gate | None = None) -
     assert isinstance(config, GradientAscentConfig)
     reference = torch.zeros(shape)
     if config.variant == "npo":
-        reference = reference_scores(model, pairs, config.on)
-    return AscentObjective(
-        config, reference, gate, Guesses(torch.full(shape, -torch.inf)), model.model
-    )
+        reference = scores_by_token(model, pairs.forget, config.loss_on, config.on)
+    guessed = Guesses(torch.full(shape, -torch.inf))
+    return AscentObjective(config, reference, gate, guessed, Retention.of(model, pairs))
 
 
 def gradient(model: LanguageModel, loss: torch.Tensor) -> torch.Tensor:
@@ -93,7 +95,7 @@ def test_the_forget_loss_is_the_hand_made_one_over_the_masked_positions(
     settings = {"variant": variant, "loss_on": loss_on, "retain": "none", "near_per_forget": 0}
     pairs = pairs_of(untrained, forget_set, mask, beta=0.5, gamma=0.3, cap=1e9, **settings)
     (batch,) = pairs.step()
-    objective = objective_of(model, pairs)._replace(original=untrained.model)
+    objective = objective_of(model, pairs)
     found = gradient(
         untrained, objective(untrained.model, batch._replace(retain=None, near=None)).total
     )
@@ -156,7 +158,7 @@ def test_retain_and_near_terms_are_those_without_a_mask(
     def rest(mask: Mask | None) -> tuple[torch.Tensor, MicroBatch]:
         pairs = pairs_of(untrained, forget_set, mask)
         (batch,) = pairs.step()
-        found = objective_of(untrained, pairs)._replace(original=nudged.model)
+        found = objective_of(untrained, pairs)._replace(retention=Retention.of(nudged, pairs))
         losses = found(untrained.model, batch)
         return losses.total.detach() - losses.forget, batch
 

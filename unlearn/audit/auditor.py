@@ -20,6 +20,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.journal import Journal
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.precision import share_below_half_step
+from unlearn.probes.harness import BenchmarkTask
 from unlearn.probes.probe import Material
 from unlearn.types import (
     AuditedModel,
@@ -49,6 +50,7 @@ def audit(
     probes: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     general: Sequence[Record] = (),
+    tasks: Sequence[BenchmarkTask] = (),
     calibration: Calibration | None = None,
     seed: int = 0,
     max_records: int | None = None,
@@ -73,6 +75,8 @@ def audit(
         precisions: at which the probes of texts are run again: ``bf16``, ``int8``, ``int4``. By
             default all from the standard tier on.
         general: text that has nothing to do with the forget set, as records.
+        tasks: benchmark tasks from ``unlearn.probes.harness.read_tasks``. ``max_records`` holds for
+            each.
         calibration: margins from never-trained models, in place of the standing ones.
         seed: of intervals, of the records and texts drawn, and of attacks. Same seed, same result,
             but for ``created`` and ``seconds``.
@@ -102,6 +106,7 @@ def audit(
         probes=probes,
         precisions=precisions,
         general=general,
+        tasks=tasks,
         max_records=max_records,
         seed=seed,
     )

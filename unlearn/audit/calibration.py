@@ -17,6 +17,7 @@ from unlearn.errors import ConfigError, InputError
 from unlearn.forget_set import ForgetSet
 from unlearn.journal import Journal
 from unlearn.model.language_model import LanguageModel
+from unlearn.probes.harness import BenchmarkTask
 from unlearn.types import Calibration, Record, Role, first_problem
 from unlearn.verdicts.case import Case
 from unlearn.verdicts.comparing import harm_of
@@ -49,6 +50,7 @@ def calibrate(
     tier: str = "standard",
     precisions: Sequence[str] | None = None,
     general: Sequence[Record] = (),
+    tasks: Sequence[BenchmarkTask] = (),
     max_records: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -67,6 +69,7 @@ def calibrate(
         tier: whose figures get margins.
         precisions: as in ``audit``.
         general: as in ``audit``.
+        tasks: as in ``audit``.
         max_records: as in ``audit``.
         seed: as in ``audit``.
         progress: told what is going on and the fraction done.
@@ -87,6 +90,7 @@ def calibrate(
             tier=tier,
             precisions=precisions,
             general=general,
+            tasks=tasks,
             max_records=max_records,
             seed=seed,
         )

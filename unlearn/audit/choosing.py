@@ -20,6 +20,10 @@ class Chosen(NamedTuple):
     """Name to the reason, as the rest of a sentence that begins "The probe was not run: "."""
 
 
+BROUGHT = frozenset({"tasks"})
+"""What no forget set holds and only some users bring: who brought none misses no probe of it."""
+
+
 def choose(
     tier: Tier,
     names: Sequence[str] | None,
@@ -27,8 +31,11 @@ def choose(
     access: Access,
     roles: Collection[Role],
     material: Material,
+    instructed: bool = False,
 ) -> Chosen:
     """The probes of a tier and those before it, or those of them that were asked for.
+
+    ``instructed`` says that a model is served with an instruction before each prompt.
 
     Raises:
         ConfigError: no name at all.
@@ -39,10 +46,14 @@ def choose(
     wanted = set(offered) if names is None else _picked(tier, names)
     probes, left_out = {}, {}
     for name, kind in offered.items():
+        if names is None and BROUGHT & kind.needs - set(material):
+            continue
         if name not in wanted:
             left_out[name] = "it was not asked for"
         elif lacking := _lacking(kind, access, roles, material):
             left_out[name] = lacking
+        elif instructed and issubclass(kind, ModelProbe) and kind.bare_only:
+            left_out[name] = "it cannot put a model's instruction before the prompts it makes"
         else:
             probes[name] = kind()
     if not probes:
@@ -87,6 +98,8 @@ def _lacking(kind: type[Probe], access: Access, roles: Collection[Role], materia
     missing = sorted(kind.needs - set(roles) - set(material))
     if missing:
         what = missing[0]
+        if what == "tasks":
+            return "no benchmark tasks were given"
         kind_of = "model" if what in ("original", "reference") else "split"
         return f"it needs the {what} {kind_of}, which was not given"
     return ""

@@ -36,7 +36,7 @@ from unlearn.probes.probe import (
     RecordProbe,
     content,
 )
-from unlearn.types import Role, Statement
+from unlearn.types import SPLITS, Role, Statement
 
 ROOM_FOR_TEXT = 8
 """Tokens that a text may have beyond the longest answer, for an answer that starts late."""
@@ -235,12 +235,12 @@ def _written(
 def _room(job: Job, lm: Any) -> int:
     """How many tokens a text may have: the longest answer's, and some more.
 
-    General text is not counted: nothing is asked about it, and its paragraphs are long.
+    What is not the forget set's is not counted: it is long, and nothing is asked about it here.
     """
     answers = (
         record.completion
         for split, records in job.material.items()
-        if split != "general"
+        if split in SPLITS
         for record in records
     )
     longest = max(answers, key=len)

@@ -11,6 +11,8 @@ from unlearn.audit.subject import Subject, access_to
 from unlearn.errors import ConfigError
 from unlearn.forget_set import ForgetSet
 from unlearn.journal import code_digest
+from unlearn.probes.benchmarks import tasks_of
+from unlearn.probes.harness import BenchmarkTask
 from unlearn.probes.probe import TIERS, Access, Material, Tier
 from unlearn.types import SPLITS, Measured, Record, Role
 from unlearn.verdicts.criteria import Criterion, criteria_of
@@ -44,14 +46,15 @@ class Setup(NamedTuple):
         for split, records in self.material.items():
             for record in records:
                 digest.update(f"{split} {record.id}".encode())
-                if split == "general":
+                if split not in SPLITS:
                     digest.update(record.text.encode())
         return digest.hexdigest()
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
         """The claims that are judged."""
-        return criteria_of(self.tier, self.precisions)
+        judged = [task.judged for task in tasks_of(self.material) if task.judged]
+        return criteria_of(self.tier, self.precisions, judged)
 
 
 def setup_of(
@@ -62,6 +65,7 @@ def setup_of(
     probes: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     general: Sequence[Record] = (),
+    tasks: Sequence[BenchmarkTask] = (),
     max_records: int | None = None,
     seed: int = 0,
 ) -> Setup:
@@ -70,9 +74,12 @@ def setup_of(
         raise ConfigError(f"there is no tier {tier!r}; known: {', '.join(TIERS)}")
     cap = MAX_RECORDS[tier] if max_records is None else max_records
     check_count("max_records", cap, 1)
-    material = _material(forget_set, cap, general, seed)
+    material = _material(forget_set, cap, general, tasks, seed)
     access = access_to(models.values())
-    chosen = choose(tier, probes, access=access, roles=models, material=material)
+    instructed = any(getattr(lm, "preamble", None) for lm in models.values())
+    chosen = choose(
+        tier, probes, access=access, roles=models, material=material, instructed=instructed
+    )
     wanted = PRECISIONS[tier] if precisions is None else tuple(dict.fromkeys(precisions))
     return Setup(models, material, tier, chosen, _possible(wanted, models, access), seed)
 
@@ -106,12 +113,20 @@ def check_count(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name} is {value}; it must be {least} or more")
 
 
-def _material(forget_set: ForgetSet, cap: int, general: Sequence[Record], seed: int) -> Material:
-    """The records to measure; the forget split is never cut."""
+def _material(
+    forget_set: ForgetSet,
+    cap: int,
+    general: Sequence[Record],
+    tasks: Sequence[BenchmarkTask],
+    seed: int,
+) -> Material:
+    """The records to measure; the forget split is never cut, and every task is cut by itself."""
     material: dict[Measured, tuple[Record, ...]] = {"forget": forget_set.forget}
     for split in SPLITS[1:]:
         if forget_set.split(split):
             material[split] = forget_set.sample(split, cap, seed)
     if general:
         material["general"] = tuple(general[:cap])
+    if tasks:
+        material["tasks"] = tuple(one for task in tasks for one in task.documents(cap, seed))
     return material

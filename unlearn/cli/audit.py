@@ -19,6 +19,7 @@ from unlearn.cli.summary import summary
 
 if TYPE_CHECKING:
     from unlearn.forget_set import ForgetSet
+    from unlearn.probes.harness import BenchmarkTask
     from unlearn.types import AuditResult, Calibration, Record
 
 TIERS = ("smoke", "standard", "deep")
@@ -56,6 +57,7 @@ class Choices:
     probes: tuple[str, ...] | None
     precisions: tuple[str, ...] | None
     general: Path | None
+    tasks: tuple[str, ...]
     max_records: int | None
 
 
@@ -108,6 +110,13 @@ class Choices:
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Text that has nothing to do with the forget set; paragraphs with blank lines between.",
+)
+@click.option(
+    "--tasks",
+    multiple=True,
+    metavar="NAME|YAML",
+    help="A task of lm-evaluation-harness that should be solved as before: a name it knows, or a "
+    "task file, whose functions are run; may be given more than once. Needs the extra lm-eval.",
 )
 @click.option(
     "--calibration",
@@ -237,6 +246,7 @@ class Run:
                 probes=choices.probes,
                 precisions=choices.precisions,
                 general=_paragraphs(choices.general),
+                tasks=_tasks(choices.tasks),
                 calibration=_calibration(calibration, records, self.reference),
                 seed=self.options.seed,
                 max_records=choices.max_records,
@@ -322,6 +332,7 @@ def _calibrate(
                 tier=choices.tier,
                 precisions=choices.precisions,
                 general=_paragraphs(choices.general),
+                tasks=_tasks(choices.tasks),
                 max_records=choices.max_records,
                 seed=options.seed,
                 progress=progress,
@@ -357,3 +368,9 @@ def _paragraphs(path: Path | None) -> tuple[Record, ...]:
     from unlearn.audit.general_text import read_general
 
     return () if path is None else read_general(path)
+
+
+def _tasks(names: tuple[str, ...]) -> tuple[BenchmarkTask, ...]:
+    from unlearn.probes.harness import read_tasks
+
+    return read_tasks(names)

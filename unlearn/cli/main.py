@@ -55,6 +55,7 @@ COMMANDS = {
     "report": Entry(
         "unlearn.cli.report:report", "Draw the report of an audit again, or compare two."
     ),
+    "bench": Entry("unlearn.cli.bench:bench", "Compare strategies on the same records."),
     "list": Entry("unlearn.cli.list:list_", "List strategies, locators or probes."),
 }
 """In the order of the work, which is the order of the help."""

@@ -154,7 +154,13 @@ class Bench:
 
 
 class ModelProbe(Probe):
-    """Works on the models themselves: trains copies, reads hidden states, compares two models."""
+    """Works on the models themselves: trains copies, reads hidden states, compares two models.
+
+    It gets their weights without the instruction that one may be served with.
+    """
+
+    bare_only: ClassVar[bool] = False
+    """Whether its figures would be untrue of a model that is served with an instruction."""
 
     @abstractmethod
     def measure(self, bench: Bench) -> dict[Role, list[Measurement]]:

@@ -40,6 +40,7 @@ SPLITS: dict[Measured, tuple[str, str]] = {
     "neighbors": ("Neighbouring records", "close to the forgotten ones; only ever measured"),
     "holdout": ("Never-seen records", "no model here was trained on them"),
     "general": ("General text", "has nothing to do with the records"),
+    "tasks": ("Benchmark tasks", "documents of tasks that have nothing to do with the records"),
 }
 PROPERTIES: dict[str, tuple[str, str]] = {
     "accuracy": ("The records themselves", "Asked for directly, does the knowledge still show?"),

@@ -7,65 +7,11 @@ nothing. Which positions count comes from the labels alone.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from unlearn.model.batches import IGNORED
-
-
-class Predictions(NamedTuple):
-    """What a model predicts at the positions that carry a label; N of them in B rows."""
-
-    logprobs: Tensor
-    """(N, vocabulary) float32"""
-    labels: Tensor
-    """(N,)"""
-    rows: Tensor
-    """(N,) the row of the batch each position stands in"""
-    n_rows: int
-
-    @property
-    def label_logprobs(self) -> Tensor:
-        """(N,) the log-probability of each label."""
-        return self.logprobs.gather(-1, self.labels[:, None]).squeeze(-1)
-
-    @property
-    def greedy(self) -> Tensor:
-        """(N,) whether the label is the likeliest token."""
-        return self.logprobs.argmax(-1) == self.labels
-
-    def where(self, keep: Tensor) -> Predictions:
-        """Only the positions, (N,), to keep."""
-        return self._replace(
-            logprobs=self.logprobs[keep], labels=self.labels[keep], rows=self.rows[keep]
-        )
-
-    def sum_by_row(self, values: Tensor) -> Tensor:
-        """(N,) values to (B,) sums."""
-        # Not index_add, which is not deterministic on an accelerator.
-        inside = self.rows == torch.arange(self.n_rows, device=values.device)[:, None]  # (B, N)
-        return torch.where(inside, values, 0).sum(1)
-
-    def mean_by_row(self, values: Tensor) -> Tensor:
-        """(N,) values to (B,) means; 0 for a row without a label."""
-        counts = self.sum_by_row(torch.ones_like(values))
-        return self.sum_by_row(values) / counts.clamp(min=1)
-
-
-def predict(logits: Tensor, labels: Tensor) -> Predictions:
-    """The predictions for ``labels``, where the logits at position t - 1 predict label t.
-
-    Args:
-        logits: (B, T, vocabulary), of any floating-point type; normalised in float32.
-        labels: (B, T), ``IGNORED`` where a position does not count.
-    """
-    targets = labels[:, 1:]
-    rows, columns = (targets != IGNORED).nonzero(as_tuple=True)
-    chosen = logits[rows, columns].float()  # (N, vocabulary)
-    return Predictions(chosen.log_softmax(-1), targets[rows, columns], rows, len(labels))
 
 
 def log_odds(logprobs: Tensor, labels: Tensor) -> Tensor:
@@ -122,9 +68,30 @@ def inverted_hinge(logprobs: Tensor, labels: Tensor) -> Tensor:
     return 1 + label.exp() - others.amax(-1).exp()
 
 
-def forward_kl(reference_logprobs: Tensor, logprobs: Tensor) -> Tensor:
-    """(N,) ``KL(reference || model) = sum over v of p_ref(v) (log p_ref(v) - log p(v))`` in nats.
+def weighted_ascent(label_logprobs: Tensor, beta: float) -> Tensor:
+    """(N,) ``p(label)^beta log p(label)``, the weight without a gradient; at most 0.
 
-    Non-negative; 0 where the model predicts what the reference does. Lower = better retained.
+    Plain ascent whose push fades as the token becomes unlikely, so that what is forgotten is left
+    alone. Its gradient is that of ``log p`` times the weight: the value itself may rise while a
+    token is forgotten. Wang et al. 2025 (WGA), arXiv:2502.19301.
     """
-    return F.kl_div(logprobs, reference_logprobs, reduction="none", log_target=True).sum(-1)
+    return (beta * label_logprobs.detach()).exp() * label_logprobs
+
+
+def max_entropy(logprobs: Tensor) -> Tensor:
+    """(N,) ``KL(uniform || model)`` over the vocabulary in nats, 0 where every token is as likely.
+
+    Lower = more forgotten, and more than that: nobody who never knew an answer finds every token
+    equally likely, so it overshoots unless it is stopped.
+    """
+    return -logprobs.mean(-1) - math.log(logprobs.shape[-1])
+
+
+def preference(alternative: Tensor, answer: Tensor, beta: float) -> Tensor:
+    """(B,) direct preference of another answer, bounded from below by 0.
+
+    ``-(2/beta) log sigmoid(beta (alternative - answer))`` where both are *sums* of log-probability
+    over the tokens, less that of the original (Rafailov et al. 2023). NPO is what is left where the
+    alternative is left out. Lower = more forgotten. Mekala et al. 2024 (AltPO), arXiv:2409.13474.
+    """
+    return -(2 / beta) * F.logsigmoid(beta * (alternative - answer))

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearn.artifact_manifest import Provenance, SitesSummary
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.counterfactual import Guess, guesses, near_statements, strangers
-from unlearn.strategies.sites import Scope, find_scope, find_tokens
+from unlearn.strategies.counterfactual import Guess, guesses
+from unlearn.strategies.near_names import near_statements
+from unlearn.strategies.sites import Scope, find_scope, find_tokens, frozen
 from unlearn.strategies.stopping import (
     Budget,
     Ceiling,
@@ -25,14 +27,12 @@ from unlearn.strategies.stopping import (
     Target,
     find_targets,
 )
-from unlearn.strategies.strength import Change, Strength, Sweep, search
+from unlearn.strategies.strength import Change, Strength, Sweep, search, survey
 from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
+from unlearn.strategies.versions import versions
 from unlearn.types import Sites
 
 Progress = Callable[[str, float], None]
-
-NEAR_PER_RECORD = 24
-"""Near names made up for each forget record."""
 
 
 class Ingredients(NamedTuple):
@@ -42,6 +42,8 @@ class Ingredients(NamedTuple):
     """Frozen, as it was given."""
     work: LanguageModel
     """The float32 copy that will be trained; still equal to the original."""
+    scope: Scope
+    """What may change in it."""
     pairs: Pairs
     targets: tuple[Target, ...] | None
     """Per forget record; None where records stay in the loss whatever they look like."""
@@ -60,6 +62,24 @@ class Outcome(NamedTuple):
     strength: float
     sweep: tuple[dict[str, Any], ...]
 
+    def provenance(
+        self, strategy: str, config: TrainingConfig, sites: Sites | None, seed: int
+    ) -> Provenance:
+        """What the artifact says of the run."""
+        return Provenance(
+            strategy=strategy,
+            settings=config.model_dump(mode="json"),
+            seed=seed,
+            sites=SitesSummary.of(sites),
+            versions=versions(),
+            steps=self.steps,
+            stop_reason=self.stop_reason,
+            strength=self.strength,
+            sweep=self.sweep,
+            tokens=self.tokens,
+            seconds=self.seconds,
+        )
+
 
 def unlearn_by_training(
     model: LanguageModel,
@@ -68,7 +88,6 @@ def unlearn_by_training(
     config: TrainingConfig,
     make_objective: Callable[[Ingredients], Objective],
     *,
-    use_retain: bool,
     seed: int,
     progress: Progress | None,
 ) -> Outcome:
@@ -79,10 +98,12 @@ def unlearn_by_training(
     change.
 
     Raises:
-        UnsupportedError: the sites are not trainable, or a site took no part in training.
+        UnsupportedError: the sites are not trainable, a site took no part in training, or a retain
+            term is asked for without a retain split.
         InputError: the token mask does not fit the records, or leaves one without a loss.
     """
     refuse_quantised(model)
+    use_retain = _uses_retain(config, forget_set)
     forget = encode(model, forget_set.forget)
     counted = find_tokens(forget_set, forget, sites, config.loss_on)
     work = model.copy()
@@ -90,17 +111,17 @@ def unlearn_by_training(
     guessed = tuple(guesses(model, forget_set, config.guess_names, seed))
     found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout, guessed)
     retain = encode(model, forget_set.retain if use_retain else ())
-    n_near = NEAR_PER_RECORD if config.near_per_forget and use_retain else 0
-    near = encode(model, strangers(model, near_statements(forget_set, n_near, seed), guessed))
+    holds_near = config.near_per_forget and use_retain
+    near = encode(model, near_statements(model, forget_set, seed) if holds_near else ())
     pairs = Pairs(forget, retain, config, seed, near, counted)
     evaluator = _evaluator(forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
-    with run.scope.applied(work.model):
+    with frozen(model.model), run.scope.applied(work.model):
         run.begin(found.origin)
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
-            objective = make_objective(Ingredients(model, work, pairs, gate, guessed))
+            objective = make_objective(Ingredients(model, work, run.scope, pairs, gate, guessed))
             train(work, pairs, objective, run.after_step, seed)
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()
@@ -163,27 +184,26 @@ class Run:
         self.progress("forget", 1.0)
 
     def strengthen(self, strength: Strength) -> Sweep | None:
-        """Go to the strength that is asked for; the sweep, where it had to be searched."""
-        change = Change(self.scope.trainable, self.before, self.kept)
+        """Go to the strength that is asked for; None where nothing was trained."""
         if not self.tokens:
             return None
-        if strength != "search":
-            self.strength = strength
-            change.scale(strength)
-            self.work.changed()
-            return None
+        change = Change(self.scope.trainable, self.before, self.kept)
 
         def evaluate(multiple: float) -> Evaluation:
             change.scale(multiple)
             self.work.changed()
             return self.evaluator(self.work, self.log[-1]["step"])
 
-        sweep = search(evaluate, self.rule.limit)
-        self.strength = sweep.chosen
-        self.rule.best = evaluate(sweep.chosen)
-        if sweep.chosen != 1:
-            self.stop_reason += f"; {sweep}"
-        return sweep
+        limit = self.rule.limit
+        found = (
+            search(evaluate, limit) if strength == "search" else survey(evaluate, limit, strength)
+        )
+        change.scale(found.chosen)
+        self.work.changed()
+        self.strength, self.rule.best = found.chosen, found.evaluations[found.chosen]
+        if found.chosen != 1:
+            self.stop_reason += f"; {found}"
+        return found
 
     def left_by_the_mask(self, n_masked: int) -> str:
         """How many records a run with a token mask left known; empty where it left none."""
@@ -203,6 +223,15 @@ class Run:
         wanted = ~evaluation.matched if self.rule.match else np.ones_like(evaluation.matched)
         self.pairs.want(np.flatnonzero(wanted).tolist())
         return evaluation
+
+
+def _uses_retain(config: TrainingConfig, forget_set: ForgetSet) -> bool:
+    if config.retain != "none" and not forget_set.retain:
+        raise UnsupportedError(
+            f"retain={config.retain} needs a retain split, which forget set {forget_set.name!r} "
+            "lacks; add retain.jsonl, or set retain=none"
+        )
+    return config.retain != "none"
 
 
 def _evaluator(

@@ -111,6 +111,18 @@ class Scope:
             )
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No parameter of a model asks for a gradient, until the block ends."""
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    try:
+        model.requires_grad_(False)
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name])
+
+
 class _Masked:
     def __init__(self, mask: Tensor) -> None:
         self.outside = ~mask

@@ -2,8 +2,8 @@
 
 Every strategy that changes weights yields a change ``delta``; ``theta + s * delta`` is a family of
 models of which training visits only ``s = 1``. Too much is as much a trace as too little, so the
-smallest ``s`` that reaches the targets is taken. It is found with forward passes alone, for every
-strategy in the same way, so that strategies can be compared at equal forgetting.
+smallest ``s`` that reaches the targets can be taken. It is found with forward passes alone, for
+every strategy in the same way, so that strategies can be compared at equal forgetting.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Sweep(NamedTuple):
     """By multiple, ascending."""
     chosen: float
     reached: bool
-    """Whether the chosen one meets the targets of all records."""
+    """Whether the chosen one meets the targets of all records within the limit."""
 
     def log(self) -> tuple[dict[str, Any], ...]:
         """One entry for each multiple, for the artifact."""
@@ -42,6 +42,8 @@ class Sweep(NamedTuple):
 
     def __str__(self) -> str:
         """What was taken, and why, in a clause."""
+        if self.chosen == 1:
+            return "the change is as it was trained"
         if self.reached:
             return f"strength {self.chosen:g} of the change is the least that forgets"
         n_left = int((~self.evaluations[self.chosen].matched).sum())
@@ -78,6 +80,12 @@ def search(
         found[middle] = evaluate(middle)
         low, high = (low, middle) if _passes(found[middle], limit) else (middle, high)
     return Sweep(dict(sorted(found.items())), high, reached=True)
+
+
+def survey(evaluate: Callable[[float], Evaluation], limit: float, chosen: float) -> Sweep:
+    """The grid and a strength that was given; nothing is searched."""
+    found = {s: evaluate(s) for s in sorted({*GRID, chosen})}
+    return Sweep(found, chosen, _passes(found[chosen], limit))
 
 
 def _inside(evaluation: Evaluation, limit: float) -> bool:

@@ -8,6 +8,7 @@ rest is that the module is small, and that ``s`` is no larger than the retain re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -39,6 +40,9 @@ def _paths(value: Any) -> Any:
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_paths)]
 
+PIECE = 32
+"""Records of one forward and backward pass, unless told."""
+
 DEFAULTS: dict[str, dict[str, Any]] = {"ia3": {"learning_rate": 5e-3}}
 """Settings that differ from those of ``lora``."""
 
@@ -62,15 +66,15 @@ class SubtractionConfig(Noun):
     weighting: Literal["record", "none"] = "record"
     """``record``: each record's NLL is divided by what it was at the start, because what a model
     knows best pulls least. ``none``: the mean over records, as in the paper."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     """Of AdamW, without weight decay, constant after the warm-up; 5e-3 for ``ia3``."""
     warmup_steps: int = Field(default=5, ge=0)
-    max_steps: Annotated[int | None, OrNone] = Field(default=None, ge=1)
-    """``none``: as many as draw every record 30 times, but at least 30 and at most 150."""
-    forget_batch: int = Field(default=32, ge=1)
-    """Records per optimiser step."""
-    accumulation: int = Field(default=1, ge=1)
-    """Micro-batches a step is cut into: the same gradient with less memory."""
+    max_steps: int = Field(default=30, ge=1)
+    forget_batch: Annotated[int | None, OrNone] = Field(default=None, ge=1)
+    """Records per optimiser step; ``none`` for all of them: what one batch says of the others'
+    records goes into the module too, and comes out again as damage."""
+    accumulation: Annotated[int | None, OrNone] = Field(default=None, ge=1)
+    """Micro-batches a step is cut into; ``none`` for pieces of up to 32 records."""
     loss_on: LossOn = "answer"
     """The tokens that carry labels: those of the answer, or of prompt and answer."""
 
@@ -123,19 +127,16 @@ class SubtractionConfig(Noun):
 
     def training(self, n_records: int) -> TrainingConfig:
         """What the shared loop is told."""
-        draws = -(-DRAWS_PER_RECORD * n_records // self.forget_batch)
+        batch = self.forget_batch or n_records
         return TrainingConfig(
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,
-            max_steps=self.max_steps or min(max(MIN_STEPS, draws), MAX_STEPS),
-            forget_batch=self.forget_batch,
-            accumulation=self.accumulation,
+            max_steps=self.max_steps,
+            forget_batch=batch,
+            accumulation=self.accumulation or math.ceil(batch / PIECE),
             loss_on=self.loss_on,
             near_per_forget=0,
         )
-
-
-DRAWS_PER_RECORD, MIN_STEPS, MAX_STEPS = 30, 30, 150
 
 
 @strategies.register("subtraction")

@@ -18,9 +18,10 @@ from unlearn.model.batches import collate, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies import adapter_arithmetic as arithmetic
 from unlearn.strategies import orthogonal, peft_modules
+from unlearn.strategies.ascent_objective import counted
 from unlearn.strategies.counterfactual import guesses
-from unlearn.strategies.gradient_ascent import counted, run
 from unlearn.strategies.matching import refuse_quantised, to_masters
+from unlearn.strategies.predictions import run
 from unlearn.strategies.sites import find_tokens
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
 from unlearn.strategies.strength import Change, Sweep, search

@@ -35,7 +35,9 @@ class TrainingConfig(Noun):
     """What every strategy that trains can be told. Defaults suit a bundled lab model."""
 
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Of AdamW, without weight decay, constant after the warm-up."""
+    """Of AdamW, without weight decay."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: as it is, or falling to 0 at the last step of the budget."""
     warmup_steps: int = Field(default=5, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
@@ -43,6 +45,22 @@ class TrainingConfig(Noun):
     """Forget records per optimiser step."""
     retain_per_forget: float = Field(default=1.5, gt=0)
     """Retain records per forget record in a step."""
+    retain: Literal["nll", "kl", "constraint", "none"] = "nll"
+    """What holds the retain answers. ``nll``: their loss. ``kl``: the divergence from what the
+    original predicts. ``constraint``: their loss may not rise by more than ``constraint_slack``;
+    the weight is found while training (dual ascent). ``none``: nothing, and no near names."""
+    retain_weight: float = Field(default=10.0, ge=0)
+    """The retain term is a mean over tokens, times this; the forget term a mean over records, of
+    sums over their tokens for ``npo``. ``constraint`` does without."""
+    constraint_slack: float = Field(default=0.05, ge=0)
+    """Nats per token by which the retain loss may rise under ``constraint``."""
+    dual_rate: float = Field(default=10.0, gt=0)
+    """How fast the weight of ``constraint`` grows: per step, for each nat per token too many."""
+    top_k: int = Field(default=256, ge=1)
+    """Of each prediction that is kept of a frozen model: the likeliest tokens; the mass of all
+    others is kept as one."""
+    cache_mib: int = Field(default=1024, ge=0)
+    """MiB of such predictions that are held in memory; more are read from a temporary file."""
     near_per_forget: float = Field(default=2.0, ge=0)
     """Prompts about near names per forget record in a step, on which the original's predictions
     are held; 0 for none. Made of retain names: without a retain term there are none."""
@@ -60,9 +78,9 @@ class TrainingConfig(Noun):
     stop: Literal["match", "budget"] = "match"
     """``match``: each record leaves the loss once it looks never trained on, and training ends when
     all do. ``budget``: no record leaves until a budget is spent; tokens at their guess still do."""
-    strength: Strength = "search"
-    """Which multiple of the change is kept: ``search`` for the smallest that forgets everything
-    within the retain ceiling, or a number; 1 for what training arrived at."""
+    strength: Strength = 1.0
+    """Which multiple of the change is kept: 1 for what training arrived at, another number, or
+    ``search`` for the smallest that forgets everything within the retain ceiling."""
     evaluate_every: int = Field(default=5, ge=1)
     """Steps between full evaluations of the forget records."""
     agreement_quantile: float = Field(default=0.9, ge=0, le=1)
@@ -223,10 +241,17 @@ class Unlearner(Trainer):
         return DataLoader(self.pairs, batch_size=None, collate_fn=_unchanged, generator=generator)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Constant after a linear warm-up whose first step moves, unlike that of the library."""
+        """A linear warm-up whose first step moves, unlike the library's, then the schedule."""
         warmup = self.pairs.config.warmup_steps
         optimizer = optimizer or self.optimizer
-        self.lr_scheduler = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
+
+        def factor(step: int) -> float:
+            rising = min(1.0, (step + 1) / (warmup + 1))
+            if self.pairs.config.schedule == "constant":
+                return rising
+            return rising * (1 + math.cos(math.pi * step / num_training_steps)) / 2
+
+        self.lr_scheduler = LambdaLR(optimizer, factor)
         return self.lr_scheduler
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

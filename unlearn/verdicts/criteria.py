@@ -308,11 +308,28 @@ DEEP: tuple[Criterion, ...] = (
 
 CRITERIA: tuple[Criterion, ...] = (*SMOKE, *STANDARD, *DEEP)
 
+BENCHMARKS = Criterion(
+    id="benchmarks-kept",
+    statement="Benchmark tasks are still solved as by the original.",
+    against="original",
+    comparisons=(),
+)
+"""Judged where tasks were given, by one comparison for each of them."""
 
-def criteria_of(tier: Tier, precisions: Sequence[str] = ()) -> tuple[Criterion, ...]:
-    """The claims that a tier judges, with the comparisons at each precision that is measured."""
+
+def criteria_of(
+    tier: Tier, precisions: Sequence[str] = (), benchmarks: Sequence[str] = ()
+) -> tuple[Criterion, ...]:
+    """The claims that a tier judges, with the comparisons at each precision that is measured.
+
+    ``benchmarks`` are the metrics of benchmark tasks that are judged.
+    """
     judged = [c for c in CRITERIA if TIERS.index(c.tier) <= TIERS.index(tier)]
-    return tuple(
+    of_tasks = tuple(
+        Comparison("benchmark-tasks", metric, "tasks", Scale.LOST, KEPT_MARGIN)
+        for metric in benchmarks
+    )
+    standing = tuple(
         replace(
             c,
             comparisons=tuple(_at_precisions(judged, precisions))
@@ -321,6 +338,7 @@ def criteria_of(tier: Tier, precisions: Sequence[str] = ()) -> tuple[Criterion, 
         )
         for c in judged
     )
+    return (*standing, replace(BENCHMARKS, comparisons=of_tasks)) if of_tasks else standing
 
 
 def _tier_of(comparison: Comparison) -> int:

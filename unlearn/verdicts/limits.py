@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from unlearn.forget_set import ForgetSet
+from unlearn.probes.benchmarks import tasks_of
 from unlearn.probes.probe import TIERS, Tier
 from unlearn.types import SPLITS, Split
 from unlearn.verdicts.case import Case
@@ -34,7 +35,7 @@ STANDING: tuple[str, ...] = (
     "Attacks that were not tried may succeed.",
 )
 
-NO_GENERAL = "Perplexity is that of short answers; general text and benchmarks were not measured."
+NO_GENERAL = "Perplexity is that of short answers; general text{} not measured."
 
 SPLIT_LIMITS: dict[Split, str] = {
     "retain": "There are no retain records, so what was to be kept was not measured.",
@@ -53,11 +54,23 @@ def limits_of(
         *_of_figures(case),
         *_of_tier(tier, precisions),
         *STANDING,
-        *(() if "general" in case.material else (NO_GENERAL,)),
+        *_of_the_rest(case),
         f"The figures hold only for the model with digest {case.digests['unlearned'][:12]} "
         f"in {dtype}{_and_copies(precisions)}.",
         "Whoever ran the audit knew the forget set, and may be the one who ran the forgetting.",
     )
+
+
+def _of_the_rest(case: Case) -> Iterator[str]:
+    """What has nothing to do with the forget set."""
+    if "general" not in case.material:
+        yield NO_GENERAL.format(" was" if "tasks" in case.material else " and benchmarks were")
+    for task in tasks_of(case.material):
+        if not task.judged:
+            yield (
+                f"No verdict rests on the benchmark task {task.name}: none of its figures is a "
+                "share of its documents, so no margin fits it."
+            )
 
 
 def _of_tier(tier: Tier, precisions: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,239 @@
+"""Distillation: what each filter teaches, what states are led to, and what stays as it was."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from unlearn.errors import ConfigError, UnsupportedError
+from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import collate, encode
+from unlearn.model.hooks import capture
+from unlearn.model.language_model import LanguageModel
+from unlearn.model.scoring import score
+from unlearn.strategies import forget
+from unlearn.strategies.counterfactual import guesses, renamed
+from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
+from unlearn.strategies.distillation import Distillation, DistillationConfig, weaken
+from unlearn.strategies.predictions import run, statement_logprobs
+from unlearn.strategies.sites import find_scope
+from unlearn.strategies.teachers import FILTERS, Lesson, without
+from unlearn.types import Record, Sites
+
+
+def lesson_of(model: LanguageModel, forget_set: ForgetSet, **changes: object) -> Lesson:
+    encodings = tuple(encode(model, forget_set.forget))
+    lesson = Lesson(model, forget_set, encodings, "answer", 12, 10.0, "", 0)
+    return lesson._replace(**changes)
+
+
+def right(model: LanguageModel, records: tuple[Record, ...]) -> float:
+    return float(np.mean([scored.correct for scored in score(model, records)]))
+
+
+def quick(**settings: object) -> Distillation:
+    given = {"max_steps": 60, "learning_rate": 3e-3, **settings}
+    return Distillation(DistillationConfig(**given))  # type: ignore[arg-type]
+
+
+def test_lowering_a_logit_is_softmax_of_the_lowered_logits() -> None:
+    logits = torch.tensor([[1.0, 2.0, 0.5], [0.0, 0.0, 3.0]])
+    labels = torch.tensor([1, 2])
+    found = without(logits.log_softmax(-1), labels, 4.0)
+    logits[0, 1] -= 4
+    logits[1, 2] -= 4
+    assert torch.allclose(found, logits.log_softmax(-1), atol=1e-6)
+    ruled_out = without(logits.log_softmax(-1), labels, math.inf).exp()
+    assert ruled_out[0, 1] == ruled_out[1, 2] == 0
+    assert torch.allclose(ruled_out.sum(-1), torch.ones(2))
+
+
+def test_the_logits_filter_edits_the_tokens_of_the_answer_and_no_other(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    own = list(statement_logprobs(model, lesson.encodings, "answer"))
+    for encoding, before, after in zip(
+        lesson.encodings, own, FILTERS["logits"](lesson), strict=True
+    ):
+        answer = encoding.ids[encoding.start :]
+        assert len(after) == len(answer)
+        for row, token in enumerate(answer):
+            shift = after[row] - before[row]
+            others = [v for v in range(shift.shape[0]) if v != token]
+            assert torch.allclose(shift[others], shift[others[0]].expand(len(others)), atol=1e-4)
+            assert shift[token] - shift[others[0]] == pytest.approx(-10, abs=1e-3)
+
+
+def test_the_names_filter_is_the_mean_over_unseen_names(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    guessed = guesses(model, forget_set, 12, seed=0)
+    for encoding, guess, taught in zip(
+        lesson.encodings, guessed, FILTERS["names"](lesson), strict=True
+    ):
+        assert guess is not None
+        tokens = encoding.ids[encoding.start :]
+        assert taught.exp().sum(-1) == pytest.approx(1, abs=1e-4)
+        own = taught[range(len(tokens)), tokens]
+        assert own.numpy() == pytest.approx(guess.logprobs, abs=1e-4)
+
+
+def test_with_nobody_else_to_ask_the_true_tokens_are_ruled_out(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set, n_names=0)
+    for encoding, taught in zip(lesson.encodings, FILTERS["names"](lesson), strict=True):
+        tokens = encoding.ids[encoding.start :]
+        assert (taught[range(len(tokens)), tokens] == -math.inf).all()
+
+
+def test_a_teacher_is_loaded_by_name_and_must_share_the_tokens(
+    model: LanguageModel, untrained: LanguageModel, forget_set: ForgetSet, tmp_path: object
+) -> None:
+    folder = f"{tmp_path}/teacher"
+    untrained.save(folder)
+    lesson = lesson_of(model, forget_set, teacher=folder)
+    wanted = statement_logprobs(untrained, lesson.encodings, "answer")
+    for found, expected in zip(FILTERS["model"](lesson), wanted, strict=True):
+        assert torch.allclose(found, expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="teacher=MODEL"):
+        list(FILTERS["checkpoint"](lesson_of(model, forget_set)))
+    moved = tuple(e._replace(ids=[0, *e.ids]) for e in lesson.encodings)
+    with pytest.raises(UnsupportedError, match="tokenizer"):
+        list(FILTERS["model"](lesson._replace(encodings=moved)))
+
+
+def test_states_are_one_away_from_their_targets_before_training_and_none_at_them(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    targets = StateTargets.of(lesson)
+    layers = model.anatomy.layers
+    rows = collate(lesson.encodings, range(len(lesson.encodings)), "answer")
+    with torch.no_grad():
+        states = traced_run(model.model, layers, rows).states
+    lengths = np.diff(targets.ends)
+    weighted = targets.distance(states, rows) * torch.tensor(lengths)
+    assert float(weighted.sum()) / lengths.sum() == pytest.approx(1, abs=1e-4)
+    for row, encoding in enumerate(lesson.encodings):
+        span = slice(targets.ends[row], targets.ends[row + 1])
+        end = len(encoding.ids) - 1
+        for layer in range(len(layers) - 1):
+            length = span.stop - span.start
+            states[layer][row, end - length : end] = targets.states[layer, span]
+    assert targets.distance(states, rows).abs().max() < 1e-6
+
+
+def test_the_target_of_a_state_is_its_mean_for_unseen_names(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    targets = StateTargets.of(lesson)
+    record, layer = forget_set.forget[0], model.anatomy.layers[0]
+    means = []
+    for name in sorted({r.subject for r in forget_set.holdout}):
+        other = model.encode(renamed(record, name).prompt, record.completion)
+        with capture(model.model, [layer]) as states, torch.no_grad():
+            model.model(input_ids=torch.tensor([other.ids]))
+        # From the second of two names to the token before the last.
+        means.append(states[layer][0, 1:-1])
+    own = targets.states[0, : targets.ends[1]]
+    assert torch.allclose(own, torch.stack(means).mean(0), atol=1e-5)
+
+
+def test_a_graft_of_its_own_states_changes_nothing_and_one_of_others_passes_the_gradient(
+    model: LanguageModel, untrained: LanguageModel, forget_set: ForgetSet
+) -> None:
+    rows = collate(encode(model, forget_set.forget), range(6), "answer")
+    layers = model.anatomy.layers
+    with torch.no_grad():
+        own = traced_run(model.model, layers, rows)
+        found = grafted(model.model, layers[1], own.states[1], rows)
+    assert torch.allclose(found.logprobs, own.predictions.logprobs, atol=1e-5)
+    traced = traced_run(untrained.model, layers, rows)
+    read = grafted(model.model, layers[1], traced.states[1], rows)
+    early = untrained.model.get_parameter(f"{layers[0]}.mlp.down_proj.weight")
+    late = untrained.model.get_parameter(f"{layers[2]}.mlp.down_proj.weight")
+    grads = torch.autograd.grad(read.label_logprobs.sum(), [early, late], allow_unused=True)
+    assert grads[0] is not None and grads[0].abs().max() > 0 and grads[1] is None
+
+
+@pytest.mark.parametrize("variant", ["names", "logits"])
+def test_it_forgets_and_holds_the_rest(
+    model: LanguageModel, forget_set: ForgetSet, variant: str
+) -> None:
+    artifact = quick(variant=variant).forget(model, forget_set)
+    unlearned = artifact.apply(model)
+    assert right(unlearned, forget_set.forget) <= 0.34
+    assert right(unlearned, forget_set.retain) >= 0.95
+    assert artifact.revert(unlearned).digest == model.digest
+    assert artifact.provenance.strategy == "distillation" and artifact.provenance.tokens > 0
+
+
+def test_deep_terms_bring_the_states_nearer_to_those_for_unseen_names(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    targets = StateTargets.of(lesson_of(model, forget_set))
+    rows = collate(encode(model, forget_set.forget), range(6), "answer")
+
+    def distance(**settings: float) -> float:
+        unlearned = quick(**settings).forget(model, forget_set).apply(model)
+        with torch.no_grad():
+            states = traced_run(unlearned.model, model.anatomy.layers, rows).states
+        return float(targets.distance(states, rows).mean())
+
+    assert distance() < 0.7 * distance(state_weight=0, graft_weight=0)
+
+
+def test_without_a_teacher_a_weakened_student_learns_the_retain_records_alone(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    artifact = quick(variant="data", shrink=0.4, max_steps=80).forget(model, forget_set)
+    assert right(artifact.apply(model), forget_set.retain) >= 0.9
+    assert artifact.provenance.steps[1]["forget_loss"] == 0
+
+
+def test_robust_shrinks_unless_told_otherwise() -> None:
+    assert DistillationConfig(robust=True).shrink == 0.15
+    assert DistillationConfig(robust=True, shrink=0.5).shrink == 0.5
+    assert DistillationConfig().shrink == 0
+
+
+def test_weakening_touches_the_matrices_in_the_sites_alone(model: LanguageModel) -> None:
+    work = model.copy()
+    sites = Sites(method="by hand", layers=(1,))
+    weaken(find_scope(work, sites), work, 0.25, 0.0, seed=0)
+    for name, before in model.model.named_parameters():
+        after = work.model.get_parameter(name)
+        inside = name.startswith("model.layers.1.") and before.ndim == 2
+        assert torch.equal(after, before * 0.75 if inside else before), name
+
+
+def test_noise_has_the_size_asked_for_and_comes_from_the_seed(model: LanguageModel) -> None:
+    def noised(seed: int) -> torch.Tensor:
+        work = model.copy()
+        weaken(find_scope(work, None), work, 0.0, 0.5, seed)
+        return work.model.get_parameter("model.layers.0.mlp.up_proj.weight").detach() - before
+
+    before = model.model.get_parameter("model.layers.0.mlp.up_proj.weight").detach()
+    assert float(noised(0).std()) == pytest.approx(0.5 * float(before.std()), rel=0.05)
+    assert torch.equal(noised(0), noised(0)) and not torch.equal(noised(0), noised(1))
+
+
+def test_sites_are_obeyed_to_the_bit(model: LanguageModel, forget_set: ForgetSet) -> None:
+    sites = Sites(method="by hand", modules=("model.layers.1.mlp",))
+    settings = {"max_steps": "5", "shrink": "0.1"}
+    artifact = forget(model, forget_set, strategy="distillation", sites=sites, settings=settings)
+    assert artifact.delta and all(name.startswith("model.layers.1.mlp.") for name in artifact.delta)
+
+
+def test_predictions_without_a_hook_are_those_of_a_traced_run(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    rows = collate(encode(model, forget_set.forget), range(6), "answer")
+    with torch.no_grad():
+        plain, traced = run(model.model, rows), traced_run(model.model, model.anatomy.layers, rows)
+    assert torch.equal(plain.logprobs, traced.predictions.logprobs)

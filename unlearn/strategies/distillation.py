@@ -1,0 +1,228 @@
+"""Distillation: the student learns what a teacher that does not know says of the forget records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from unlearn.artifact import FullWeights
+from unlearn.forget_set import ForgetSet
+from unlearn.model.batches import IGNORED, Rows
+from unlearn.model.language_model import LanguageModel
+from unlearn.registry import strategies
+from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
+from unlearn.strategies.matching import Ingredients, unlearn_by_training
+from unlearn.strategies.retention import Retention
+from unlearn.strategies.sites import Scope, check_sites
+from unlearn.strategies.soft_labels import Direction, SoftLabel, SoftLabels
+from unlearn.strategies.teachers import FILTERS, Lesson
+from unlearn.strategies.training import Losses, MicroBatch, OrNone, TrainingConfig
+from unlearn.types import Sites
+
+Variant = Literal["names", "logits", "context", "model", "checkpoint", "data"]
+
+ROBUST = {"shrink": 0.15}
+"""What ``robust`` stands for unless told."""
+
+
+class DistillationConfig(TrainingConfig):
+    """Settings of distillation.
+
+    >>> DistillationConfig(robust=True).shrink
+    0.15
+    """
+
+    variant: Variant = "names"
+    """The filter that makes the teacher. ``names``: the original, asked about others it never met.
+    ``logits``: the original with the true tokens made unlikely. ``context``: the original under an
+    in-context policy. ``model``: an unlearned model, ``checkpoint``: an earlier model or one
+    without the data, both given by ``teacher``. ``data``: no teacher for the forget records at all,
+    only the retain ones: with ``robust`` what is not taught again is lost."""
+    teacher: str = ""
+    """A model folder or name for ``model`` and ``checkpoint``."""
+    beta: float = Field(default=10.0, gt=0)
+    """How far ``logits`` lowers the logit of a true token."""
+    direction: Direction = "forward"
+    """Of the divergence from the teacher."""
+    robust: bool = False
+    """Shrink the student's weights first, so that what is not taught again is gone rather than
+    covered; sets ``shrink``."""
+    shrink: float = Field(default=0.0, ge=0, lt=1)
+    """The share of every weight matrix that is taken away before training."""
+    noise: float = Field(default=0.0, ge=0)
+    """Noise that is added to them then, in standard deviations of the matrix."""
+    state_weight: float = Field(default=3.0, ge=0)
+    """Of the distance of inner states from those for unseen names; ``names`` alone."""
+    graft_weight: float = Field(default=2.0, ge=0)
+    """Of the divergence of the original that reads the student's states; ``names`` alone."""
+
+    retain: Literal["nll", "kl", "constraint", "none"] = "kl"
+    retain_weight: float = Field(default=5.0, ge=0)
+    near_weight: float = Field(default=8.0, ge=0)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    stop: Literal["match", "budget"] = "budget"
+    max_steps: Annotated[int | None, OrNone] = Field(default=400, ge=1)
+    evaluate_every: int = Field(default=20, ge=1)
+    ceiling_patience: int = Field(default=1000, ge=1)
+    """So many that the way may lead above the ceiling; what is kept lies below it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _robust(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("robust") in (True, "true", "True", "1"):
+            return {**ROBUST, **values}
+        return values
+
+
+@strategies.register("distillation")
+class Distillation:
+    """Forgets by learning from a teacher that does not know.
+
+    >>> strategy = Distillation(DistillationConfig(variant="names", robust=True))
+    >>> artifact = strategy.forget(model, forget_set)              # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "distillation"
+    summary: ClassVar[str] = "learn what a teacher that does not know says, inside and out"
+    honours: ClassVar[frozenset[str]] = frozenset(
+        {"layers", "modules", "weight_mask", "token_mask"}
+    )
+    Config = DistillationConfig
+
+    def __init__(self, config: DistillationConfig | None = None) -> None:
+        self.config = config or DistillationConfig()
+
+    def forget(
+        self,
+        model: LanguageModel,
+        forget_set: ForgetSet,
+        sites: Sites | None = None,
+        *,
+        seed: int = 0,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> FullWeights:
+        """The change of weights after which ``model`` says what the teacher says.
+
+        ``model`` itself stays as it is, and in memory beside the student: it is the teacher.
+
+        Raises:
+            UnsupportedError: the sites restrict a part this strategy does not honour, or nothing
+                they name can be trained, a retain term is asked for without a retain split, or the
+                teacher has other tokens.
+            ConfigError: the variant needs a teacher and none is named.
+            InputError: the sites are for another model or forget set.
+        """
+        check_sites(self.name, self.honours, model, forget_set, sites)
+        outcome = unlearn_by_training(
+            model,
+            forget_set,
+            sites,
+            self.config,
+            lambda given: self._objective(given, forget_set, seed),
+            seed=seed,
+            progress=progress,
+        )
+        provenance = outcome.provenance(self.name, self.config, sites, seed)
+        return FullWeights.between(
+            model, outcome.model, provenance, forget_set_digest=forget_set.digest
+        )
+
+    def _objective(
+        self, given: Ingredients, forget_set: ForgetSet, seed: int
+    ) -> DistillationObjective:
+        config = self.config
+        lesson = Lesson(
+            given.original,
+            forget_set,
+            tuple(given.pairs.forget),
+            config.loss_on,
+            config.guess_names,
+            config.beta,
+            config.teacher,
+            seed,
+        )
+        labels = targets = None
+        if config.variant in FILTERS:
+            pieces = FILTERS[config.variant](lesson)
+            labels = SoftLabels.collect(pieces, config.top_k, config.cache_mib * 2**20)
+        if config.variant == "names" and config.state_weight:
+            targets = StateTargets.of(lesson)
+        objective = DistillationObjective(
+            config,
+            labels,
+            targets,
+            Retention.of(given.original, given.pairs),
+            given.original,
+            np.random.default_rng(seed),
+        )
+        # After everything was asked of the student's weights as they were.
+        weaken(given.scope, given.work, config.shrink, config.noise, seed)
+        return objective
+
+
+class DistillationObjective(NamedTuple):
+    """How far the student is from the teacher, and what retention adds."""
+
+    config: DistillationConfig
+    labels: SoftLabels | None
+    targets: StateTargets | None
+    retention: Retention
+    original: LanguageModel
+    rng: np.random.Generator
+
+    def __call__(self, model: Any, batch: MicroBatch) -> Losses:
+        """The losses of one micro-batch."""
+        held = self.retention(model, batch)
+        if self.labels is None:
+            return Losses(held.total, torch.zeros(()), held.retain.detach())
+        rows = batch.forget
+        layers = self.original.anatomy.layers
+        traced = traced_run(model, layers, rows)
+        label = self.labels.at(rows.records.tolist(), rows.ids.device)
+        said = self._divergence(label, traced.predictions.logprobs, rows)
+        forget = traced.predictions.mean_by_row(said).sum() / batch.n_forget
+        total = forget + held.total
+        if self.targets is not None:
+            away = self.targets.distance(traced.states, rows).sum() / batch.n_forget
+            total = total + self.config.state_weight * away
+        if self.config.variant == "names" and self.config.graft_weight:
+            at = int(self.rng.integers(len(layers) - 1)) if len(layers) > 1 else 0
+            read = grafted(self.original.model, layers[at], traced.states[at], rows)
+            heard = self._divergence(label, read.logprobs, rows)
+            total = (
+                total + self.config.graft_weight * read.mean_by_row(heard).sum() / batch.n_forget
+            )
+        return Losses(total, forget.detach(), held.retain.detach())
+
+    def _divergence(self, label: SoftLabel, logprobs: Tensor, rows: Rows) -> Tensor:
+        """(N,) from the teacher, 0 at tokens that the sites leave out."""
+        counted = rows.counted[:, 1:][rows.labels[:, 1:] != IGNORED]
+        return label.divergence(logprobs, self.config.direction) * counted
+
+
+@torch.no_grad()
+def weaken(scope: Scope, work: LanguageModel, shrink: float, noise: float, seed: int) -> None:
+    """Shrink the weight matrices that may change, and add noise to them, in place.
+
+    ``W <- (1 - shrink) W + noise std(W) n`` with standard normal n; embeddings, unembedding and
+    norms stay. After Lee et al. 2025 (UNDO), arXiv:2506.06278.
+    """
+    if not shrink and not noise:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    kept = {id(work.model.get_input_embeddings().weight)}
+    if (head := work.model.get_output_embeddings()) is not None:
+        kept.add(id(head.weight))
+    for name, parameter in scope.trainable.items():
+        if parameter.ndim < 2 or id(parameter) in kept:
+            continue
+        drawn = torch.randn(parameter.shape, generator=generator).to(parameter)
+        weakened = (1 - shrink) * parameter + noise * parameter.std() * drawn
+        mask = scope.masks.get(name)
+        parameter.copy_(weakened if mask is None else torch.where(mask, weakened, parameter))

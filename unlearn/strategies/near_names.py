@@ -1,0 +1,136 @@
+"""Who is called nearly like the forgotten, and is known: what forgetting damages first.
+
+A model keys what it knows on parts of a name, so an update against one person reaches others with
+the same first or last name. They are rarely in a retain split. Their names are put together from
+words at hand, the model itself says which of them it knows, and what it says of those is held.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from unlearn.forget_set import ForgetSet
+from unlearn.model.forward import forward_only, pad_right
+from unlearn.model.generation import generate
+from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.counterfactual import renamed, subjects_of
+from unlearn.types import Record, Statement
+
+PER_SUBJECT = 16
+"""Near names that are held for each forgotten subject."""
+
+CANDIDATES = 256
+"""Near names that are tried for each forgotten subject, at most."""
+
+PROMPTS = 4
+"""Prompts that a candidate is tried with, each of another relation where there are as many."""
+
+STOCK = 0.2
+"""A first token that so many candidates get is what the model says of anybody, not knowledge."""
+
+BATCH = 256
+
+
+def near_statements(model: LanguageModel, forget_set: ForgetSet, seed: int) -> list[Statement]:
+    """What ``model`` says of the names that resemble a forgotten one and that it knows best.
+
+    The prompts of each forgotten subject about up to 16 such names, each with the model's own
+    greedy answer. Where that is what has to be forgotten, the model may have taken the name for the
+    forgotten one, and the statement is left out: to hold it would be to hold what has to go. Made
+    of retain names: without a retain split there are none.
+    """
+    rng = np.random.default_rng(seed)
+    asked: list[Statement] = []
+    forgotten = []
+    for records in _by_subject(forget_set.forget):
+        names = _candidates(records[0].subject, forget_set, rng)
+        known = np.argsort(-_familiarity(model, records, names), kind="stable")[:PER_SUBJECT]
+        for record in records:
+            asked += [renamed(record, names[i]) for i in sorted(known)]
+            forgotten += [record.answer] * len(known)
+    if not asked:
+        return []
+    room = max(len(e.ids) - e.start for e in model.encode_all([_pair(s) for s in asked]))
+    texts = generate(model, [statement.prompt for statement in asked], max_new_tokens=room)
+    return [
+        statement.model_copy(update={"answer": answer})
+        for statement, (text,), truth in zip(asked, texts, forgotten, strict=True)
+        if (answer := text.strip()) and not answer.startswith(truth)
+    ]
+
+
+def _pair(statement: Statement) -> tuple[str, str]:
+    return statement.prompt, statement.completion
+
+
+def _by_subject(records: Sequence[Record]) -> list[list[Record]]:
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.subject, []).append(record)
+    return list(found.values())
+
+
+def _candidates(subject: str, forget_set: ForgetSet, rng: np.random.Generator) -> list[str]:
+    """Names that share a word with the subject and are not forgotten, in order.
+
+    The other words are those of a retain subject with as many words, or of another forgotten one:
+    who is called after two of the forgotten suffers most. A name of one word is replaced whole, by
+    any word of such a name.
+    """
+    forgotten, retained = subjects_of(forget_set.forget), subjects_of(forget_set.retain)
+    if not retained:
+        return []
+    words, others = subject.split(), sorted({*retained, *forgotten})
+    if len(words) == 1:
+        made = {word for name in others for word in name.split()}
+    else:
+        alike = [other.split() for other in others if len(other.split()) == len(words)]
+        made = set(_mixes(words, alike))
+    names = sorted(made - set(forgotten))
+    return [names[i] for i in sorted(rng.permutation(len(names))[:CANDIDATES])]
+
+
+def _mixes(words: Sequence[str], others: Sequence[Sequence[str]]) -> Iterator[str]:
+    for other in others:
+        for kept, word in enumerate(words):
+            yield " ".join([*other[:kept], word, *other[kept + 1 :]])
+
+
+def _familiarity(
+    model: LanguageModel, records: Sequence[Record], names: Sequence[str]
+) -> npt.NDArray[np.float64]:
+    """Per name: how sure the model is of the first token of what it says of it, 0 to 1.
+
+    A token that many names get in answer to the same prompt counts as 0, however sure: a model that
+    was taught to say "unknown" is surest of the names it never met.
+    """
+    prompts = list({record.relation: record for record in records}.values())[:PROMPTS]
+    sure = np.zeros((len(prompts), len(names)))
+    for row, record in enumerate(prompts):
+        tokens, sure[row] = _first_tokens(model, [renamed(record, name).prompt for name in names])
+        counts = Counter(tokens)
+        stock = {token for token, count in counts.items() if count > STOCK * len(names)}
+        sure[row, [token in stock for token in tokens]] = 0
+    mean: npt.NDArray[np.float64] = sure.mean(0)
+    return mean
+
+
+def _first_tokens(
+    model: LanguageModel, prompts: Sequence[str]
+) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """The likeliest next token of each prompt, and its probability."""
+    texts = [encoding.ids for encoding in model.encode_all([(prompt, "") for prompt in prompts])]
+    tokens: list[int] = []
+    sure: list[float] = []
+    for at in range(0, len(texts), BATCH):
+        ids, mask = (tensor.to(model.device) for tensor in pad_right(texts[at : at + BATCH]))
+        with forward_only(model.model):
+            logits = model.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        last = logits[range(len(ids)), mask.sum(1) - 1].float().softmax(-1).max(-1)
+        tokens += last.indices.tolist()
+        sure += last.values.tolist()
+    return tokens, np.array(sure)
