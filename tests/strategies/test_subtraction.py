@@ -259,7 +259,12 @@ def test_scales_are_subtracted_too(
 def test_what_an_expert_on_the_retain_records_does_too_is_not_subtracted(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
-    artifact = subtracted(model, forget_set, variant="ext-sub", retain_ceiling=1.0)
+    fractions: list[float] = []
+    config = SubtractionConfig(**FAST, variant="ext-sub")
+    artifact = Subtraction(config).forget(
+        model, forget_set, progress=lambda _, fraction: fractions.append(fraction)
+    )
+    assert fractions == sorted(fractions) and fractions[-1] == 1
     (entry,) = [step for step in artifact.provenance.steps if "unshared" in step]
     assert 0 < entry["unshared"] < 1
     assert entry["cut_off"] < 1e-6

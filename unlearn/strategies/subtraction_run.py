@@ -72,6 +72,8 @@ def subtract(
     """The module that knows the forget records better, negated; see ``Subtraction.forget``."""
     started = time.monotonic()
     refuse_quantised(model)
+    for folder in (*config.orthogonal_to, *config.merge_with):
+        peft_modules.read_earlier(folder, model)
     encodings = encode(model, forget_set.forget)
     tokens = find_tokens(forget_set, encodings, sites, config.loss_on)
     guessed = guesses(model, forget_set, config.guess_names, seed)
@@ -182,10 +184,13 @@ class Lesson:
         if self.config.weighting == "record":
             weights = 1 / nll_by_record(self.work, pairs).clamp(min=1e-6)
 
+        n_before = sum("forget_loss" in entry for entry in self.log)
+
         def after(step: Step) -> bool:
             orthogonal.project(self.network, name, taken or {})
             self.log.append({"adapter": name, **step._asdict()})
-            self.progress("forget", 0.9 * step.step / training.steps(len(encodings)))
+            steps = self.config.max_steps * (2 if self.config.variant == "ext-sub" else 1)
+            self.progress("forget", 0.9 * (n_before + step.step) / steps)
             return False
 
         before = self.tokens
