@@ -196,7 +196,7 @@ def test_saving_twice_writes_the_same_bytes(saved, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"peft_type": "IA3"}, "not that of a LoRA"),
+        ({"peft_type": "VERA"}, "not that of a LoRA"),
         ({"peft_type": None}, "not that of a LoRA"),
         ({"init_lora_weights": "pissa"}, "started with 'pissa'"),
         ({"use_wormhole": True}, "sets 'use_wormhole'"),

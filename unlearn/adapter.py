@@ -1,4 +1,4 @@
-"""Adapter: a LoRA beside the weights, merged into them when it is applied."""
+"""Adapter: a LoRA or (IA)3 beside the weights, merged into them when it is applied."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
+KINDS = {"LORA": "LoraConfig", "IA3": "IA3Config"}
+"""What can be merged: peft's name for it, and the class of its config."""
+
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")
 """Values of ``init_lora_weights`` that leave the base as it is. Of the others most also change its
 weights, so that their LoRA fits a base that nobody has."""
 
 
 class Adapter(Artifact):
-    """A LoRA (Hu et al. 2022) in peft's format: small, and only whole together with its base.
+    """A LoRA (Hu et al. 2022) or (IA)3 (Liu et al. 2022) in peft's format: whole with its base.
 
-    An artifact of this kind is also a peft adapter folder. ``apply`` merges: W + scale B A, rounded
-    to the type of W. Rounding may differ in the last bit between processors, so ``result_digest``
-    is that of the machine the artifact was made on, and others need not arrive at it.
+    An artifact of this kind is also a peft adapter folder. ``apply`` merges in float32 or wider,
+    W + scale B A or W with its rows or columns scaled, and rounds once to the type of W. Rounding
+    may differ in the last bit between processors, so ``result_digest`` is that of the machine the
+    artifact was made on, and others need not arrive at it.
     """
 
     kind = "adapter"
@@ -73,7 +77,7 @@ class Adapter(Artifact):
         ``model`` is its base and stays as it is. Fills what ``FullWeights.between`` fills.
 
         Raises:
-            ArtifactError: there is none, it is no LoRA, or it does not fit the model.
+            ArtifactError: there is none, it is no LoRA or (IA)3, or it does not fit the model.
         """
         made = cls.read_payload(Path(folder), provenance, None)
         result = made._merged(model)
@@ -134,8 +138,10 @@ class Adapter(Artifact):
             raise ArtifactError(
                 f"{folder} does not read as a peft adapter in safetensors format: {error}"
             ) from None
-        if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-            raise ArtifactError(f"{folder / CONFIG} is not that of a LoRA; no other kind is merged")
+        if not isinstance(config, dict) or config.get("peft_type") not in KINDS:
+            raise ArtifactError(
+                f"{folder / CONFIG} is not that of a LoRA or (IA)3; no other kind is merged"
+            )
         return cls(config, tensors, provenance, forget_set_key)
 
     def _merged(self, model: LanguageModel) -> LanguageModel:
@@ -146,6 +152,7 @@ class Adapter(Artifact):
             # Peft says in warnings what is checked here, and what concerns training alone.
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
                 warnings.simplefilter("ignore")
+                narrow = _widen(copy)
                 copy.model = self._attached(copy).merge_and_unload(safe_merge=True).eval()
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
             # The rest of such messages lists all modules of the model.
@@ -153,6 +160,8 @@ class Adapter(Artifact):
             raise ArtifactError(
                 f"the adapter does not merge into {model.source}: {reason}"
             ) from error
+        for name, tensor in copy.model.named_parameters():
+            tensor.data = tensor.data.to(narrow.get(name, tensor.dtype))
         copy.__dict__.pop("anatomy", None)
         copy.changed()
         if layout_of(tensors_of(copy)) != layout:
@@ -167,9 +176,10 @@ class Adapter(Artifact):
     def _attached(self, copy: LanguageModel) -> Any:
         """The model with the adapter beside its weights, every tensor of the adapter in place."""
         with quiet_import():
-            from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+            import peft
 
-        known = LoraConfig.__dataclass_fields__
+        kind = getattr(peft, KINDS[self.config["peft_type"]])
+        known = kind.__dataclass_fields__
         unknown = sorted(key for key, value in self.config.items() if key not in known and value)
         start = self.config.get("init_lora_weights", True)
         if unknown or start not in PLAIN_STARTS:
@@ -181,17 +191,31 @@ class Adapter(Artifact):
         with TemporaryDirectory() as folder:
             path = Path(folder) / CONFIG
             path.write_text(json.dumps(self.config), encoding="utf-8")
-            config = LoraConfig.from_pretrained(folder)
-        config.init_lora_weights = True
-        attached = get_peft_model(copy.model, config, low_cpu_mem_usage=True)
+            config = kind.from_pretrained(folder)
+        if hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = True
+        attached = peft.get_peft_model(copy.model, config, low_cpu_mem_usage=True)
         _refuse_ties(attached, copy)
-        report: Any = set_peft_model_state_dict(attached, self.tensors, low_cpu_mem_usage=True)
+        report: Any = peft.set_peft_model_state_dict(attached, self.tensors, low_cpu_mem_usage=True)
         lacking = sorted(name for name, p in attached.named_parameters() if p.is_meta)
         strangers = sorted(report.unexpected_keys)
         if lacking or strangers:
             what = f"lacks {lacking[0]}" if lacking else f"holds {strangers[0]}, which fits nothing"
             raise ArtifactError(f"{WEIGHTS} {what}; it does not belong to its {CONFIG}")
         return attached
+
+
+def _widen(copy: LanguageModel) -> dict[str, torch.dtype]:
+    """Narrow parameters to float32, and the types they had.
+
+    Peft would round A, B and their product to the type of the base before it adds.
+    """
+    narrow = {}
+    for name, tensor in copy.model.named_parameters():
+        if tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize:
+            narrow[name] = tensor.dtype
+            tensor.data = tensor.data.float()
+    return narrow
 
 
 def _refuse_ties(attached: Any, copy: LanguageModel) -> None:

@@ -111,6 +111,14 @@ def _trained(forget_set: ForgetSet) -> LanguageModel:
     return model
 
 
+@pytest.fixture(scope="session")
+def unsure(forget_set: ForgetSet) -> LanguageModel:
+    """Right about everything, but so that an adapter can still make it more certain."""
+    model = make_model()
+    memorise(model, (*forget_set.forget, *forget_set.retain, *forget_set.neighbors), steps=100)
+    return model
+
+
 @pytest.fixture
 def model(_trained: LanguageModel) -> Iterator[LanguageModel]:
     """The trained model; a test that changes it fails."""

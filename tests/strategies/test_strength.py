@@ -96,3 +96,10 @@ def test_a_number_scales_the_change_by_it(model: LanguageModel, forget_set: Forg
     moved = once.model.get_parameter(name) - theta
     assert moved.abs().max() > 0
     assert torch.allclose(twice.model.get_parameter(name) - theta, 2 * moved, atol=1e-6)
+
+
+def test_another_grid_goes_further() -> None:
+    sweep = search(linear(2.0 / 7.0), limit=1.0, grid=(0.0, 4.0, 8.0))
+    assert sweep.reached
+    assert 7.0 <= sweep.chosen <= 7.5
+    assert not search(linear(2.0 / 7.0), limit=1.0).reached

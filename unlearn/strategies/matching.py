@@ -102,12 +102,12 @@ def unlearn_by_training(
             term is asked for without a retain split.
         InputError: the token mask does not fit the records, or leaves one without a loss.
     """
-    _refuse_quantised(model)
+    refuse_quantised(model)
     use_retain = _uses_retain(config, forget_set)
     forget = encode(model, forget_set.forget)
     counted = find_tokens(forget_set, forget, sites, config.loss_on)
     work = model.copy()
-    dtypes = _to_masters(work)
+    dtypes = to_masters(work)
     guessed = tuple(guesses(model, forget_set, config.guess_names, seed))
     found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout, guessed)
     retain = encode(model, forget_set.retain if use_retain else ())
@@ -258,14 +258,19 @@ def _tensors(model: Any) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _refuse_quantised(model: LanguageModel) -> None:
+def refuse_quantised(model: LanguageModel) -> None:
+    """Nothing, if the weights of ``model`` can be trained.
+
+    Raises:
+        UnsupportedError: they are quantised.
+    """
     if getattr(model.model, "is_quantized", False):
         raise UnsupportedError(
             f"{model.source} is quantised and cannot be trained; load the full-precision weights"
         )
 
 
-def _to_masters(work: LanguageModel) -> dict[str, torch.dtype]:
+def to_masters(work: LanguageModel) -> dict[str, torch.dtype]:
     """The types the tensors had; narrow ones become float32, where small steps are not lost."""
     tensors = _tensors(work.model)
     dtypes = {name: tensor.dtype for name, tensor in tensors.items()}

@@ -8,7 +8,7 @@ every strategy in the same way, so that strategies can be compared at equal forg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -53,7 +53,9 @@ class Sweep(NamedTuple):
         )
 
 
-def search(evaluate: Callable[[float], Evaluation], limit: float) -> Sweep:
+def search(
+    evaluate: Callable[[float], Evaluation], limit: float, grid: Sequence[float] = GRID
+) -> Sweep:
     """The smallest strength that meets every target with a retain NLL of at most ``limit``.
 
     Where none does, the one inside the limit that comes nearest, the smaller of equals. The grid is
@@ -64,14 +66,15 @@ def search(evaluate: Callable[[float], Evaluation], limit: float) -> Sweep:
     Args:
         evaluate: the model at a multiple of the change; 0 is the original.
         limit: nats per token.
+        grid: the strengths looked at first, ascending from 0.
     """
-    found = {s: evaluate(s) for s in GRID}
-    passing = [s for s in GRID if _passes(found[s], limit)]
+    found = {s: evaluate(s) for s in grid}
+    passing = [s for s in grid if _passes(found[s], limit)]
     if not passing:
-        inside = [s for s in GRID if _inside(found[s], limit)] or [0.0]
+        inside = [s for s in grid if _inside(found[s], limit)] or [0.0]
         return Sweep(found, min(inside, key=lambda s: (found[s].gap, s)), reached=False)
     high = passing[0]
-    low = max((s for s in GRID if s < high), default=high)
+    low = max((s for s in grid if s < high), default=high)
     for _ in range(BISECTIONS if low < high else 0):
         middle = (low + high) / 2
         found[middle] = evaluate(middle)
