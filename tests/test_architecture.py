@@ -20,6 +20,8 @@ RANKS = {
     "artifact_manifest": 1,
     "adapter": 1,
     "inference_policy": 1,
+    "patch_neurons": 1,
+    "sealing": 1,
     "atomic_folder": 1,
     "journal": 1,
     "model": 1,

@@ -62,6 +62,7 @@ DELTA = "delta.safetensors"
 ELSEWHERE = {
     "adapter": ("unlearn.adapter", "Adapter"),
     "inference-policy": ("unlearn.inference_policy", "InferencePolicy"),
+    "patch": ("unlearn.patch_neurons", "PatchNeurons"),
 }
 """Kinds that are imported at their first use: kind to module and class."""
 
@@ -90,6 +91,16 @@ class Artifact(ABC):
     def limits(self) -> tuple[str, ...]:
         """What an audit of this artifact has to say of it, a sentence each."""
         return (SERVED_ONLY,) if self.threat_model == "served-only" else ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever made it should read before the audit, a sentence each."""
+        return ()
+
+    @property
+    def keys(self) -> dict[str, bytes]:
+        """File name to the key that is written into it, outside the checksums."""
+        return {} if self.forget_set_key is None else {KEY: self.forget_set_key}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -155,9 +166,9 @@ class Artifact(ABC):
             manifest = manifest.model_copy(update={"checksum": manifest.computed_checksum()})
             text = manifest.model_dump_json(indent=2) + "\n"
             (folder / MANIFEST).write_text(text, encoding="utf-8")
-            if self.forget_set_key is not None:
-                (folder / KEY).touch(mode=0o600)
-                (folder / KEY).write_text(self.forget_set_key.hex() + "\n", encoding="ascii")
+            for name, key in self.keys.items():
+                (folder / name).touch(mode=0o600)
+                (folder / name).write_text(key.hex() + "\n", encoding="ascii")
 
     @staticmethod
     def load(directory: str | Path) -> Artifact:

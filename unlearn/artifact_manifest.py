@@ -15,6 +15,9 @@ from unlearn.types import Noun, Sites
 
 MANIFEST = "artifact.json"
 KEY = "forget_set.key"
+POLICY_KEY = "policy.key"
+KEYS = (KEY, POLICY_KEY)
+"""Files outside the checksums: whoever keeps an artifact may keep its keys elsewhere."""
 
 ThreatModel = Literal["weights", "served-only"]
 """``weights``: holds for whoever has the weights. ``served-only``: holds behind an interface."""
@@ -115,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtifactError(f"{file} does not read: {field}: {detail['msg']}") from None
     if manifest.checksum != manifest.computed_checksum():
         raise ArtifactError(f"{file} was changed or damaged after it was written")
-    if any(name in (MANIFEST, KEY) or Path(name).name != name for name in manifest.files):
+    if any(name in (MANIFEST, *KEYS) or Path(name).name != name for name in manifest.files):
         raise ArtifactError(f"{file} lists a file outside its own folder")
     return manifest
 
@@ -145,7 +148,7 @@ def check_replaceable(target: Path) -> None:
     reason = "is a file"
     if target.is_dir():
         try:
-            ours = {MANIFEST, KEY, *read_manifest(target).files}
+            ours = {MANIFEST, *KEYS, *read_manifest(target).files}
             strangers = sorted(file.name for file in target.iterdir() if file.name not in ours)
             reason = f"also holds {strangers[0]}" if strangers else ""
         except ArtifactError:

@@ -308,6 +308,7 @@ _KINDS = {
     "missing": "is missing",
     "string_type": "must be a string",
     "string_too_short": "is empty",
+    "union_tag_invalid": "is of no known kind",
     "string_unicode": "holds a lone surrogate, which is not a character",
     "tuple_type": "must be a list",
     "model_type": "must be an object",
@@ -331,6 +332,8 @@ def first_problem(error: ValidationError, noun: type[Noun]) -> Problem:
         # Not even misspelt, so it may be a value that slipped into the place of a name.
         parent = field.removesuffix(name).rstrip(".")
         return Problem(parent, f"a field has an unknown name; known: {', '.join(known)}")
+    if len(location) > 1 and noun is not Record:
+        return Problem(field, "is not a known field")
     return Problem(field, f"is not a known field{nearest(name, known)}")
 
 

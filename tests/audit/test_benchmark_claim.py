@@ -12,7 +12,7 @@ from unlearn.audit.choosing import choose
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
-from unlearn.model.preamble import Preamble
+from unlearn.model.prompt_policy import PromptPolicy
 from unlearn.probes.harness import BenchmarkTask, read_tasks
 from unlearn.types import Verdict
 
@@ -153,7 +153,7 @@ def test_a_model_that_is_only_served_is_not_measured():
 
 
 def test_an_instruction_cannot_be_honoured_and_the_claim_is_not_run(full, one_person, write):
-    served = LanguageModel(full.model, full.tokenizer, "served", Preamble(text="Be brief. "))
+    served = LanguageModel(full.model, full.tokenizer, "served", PromptPolicy(guard="Be brief. "))
     tasks = read_tasks([write()])
     result = audit(
         served, one_person, original=full, tasks=tasks, probes=[*ALONE, "answers"], max_records=1

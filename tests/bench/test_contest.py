@@ -43,6 +43,15 @@ def test_equivalence_is_the_worst_share_of_the_way_to_the_reference() -> None:
     assert len(found.shares) == 3
 
 
+def test_at_lower_precision_the_original_is_that_of_full_precision() -> None:
+    rounded = finding("answers/forget@int8", 0.5, 0.0, 0.1)
+    without = Finding.model_construct(
+        key=rounded.key, models={r: e for r, e in rounded.models.items() if r != "original"}
+    )
+    found = equivalence(result(finding("answers/forget", 0.1, 0.9, 0.1), without))
+    assert found is not None and found.shares == {"answers/forget@int8": 1 - 0.4 / 0.8}
+
+
 def test_a_figure_that_tells_the_two_apart_hardly_is_left_out() -> None:
     assert equivalence(result(finding("probability/forget", 0.5, 0.5, 0.45))) is None
 

@@ -16,8 +16,12 @@ from unlearn.adapter import Adapter
 from unlearn.artifact import Provenance
 from unlearn.forget_set import ForgetSet
 from unlearn.inference_policy import InferencePolicy
+from unlearn.model.gates import TermGate
 from unlearn.model.language_model import LanguageModel
-from unlearn.model.preamble import Preamble
+from unlearn.model.prompt_policy import PromptPolicy
+from unlearn.model.terms import Terms
+from unlearn.model.widening import Neurons, find_mlp
+from unlearn.patch_neurons import PatchNeurons
 
 Run = Callable[..., Result]
 BY_HAND = Provenance(strategy="by-hand")
@@ -26,7 +30,7 @@ BY_HAND = Provenance(strategy="by-hand")
 @pytest.fixture
 def policy(knowing: str, forget_set: ForgetSet, tmp_path: Path) -> Path:
     model = LanguageModel.load(knowing)
-    words = Preamble(text="The birthplace of ", refusal="is ", when=("Ada",))
+    words = PromptPolicy(gate=TermGate(terms=Terms.of(["Ada"])), guard="The birthplace is ")
     made = InferencePolicy.on(model, words, BY_HAND, forget_set_digest=forget_set.digest)
     made.save(tmp_path / "policy")
     return tmp_path / "policy"
@@ -43,6 +47,19 @@ def adapter(knowing: str, forget_set: ForgetSet, tmp_path: Path) -> Path:
     made = Adapter.on(model, tmp_path / "lora", BY_HAND, forget_set_digest=forget_set.digest)
     made.save(tmp_path / "adapter")
     return tmp_path / "adapter"
+
+
+@pytest.fixture
+def neurons(knowing: str, forget_set: ForgetSet, tmp_path: Path) -> Path:
+    model = LanguageModel.load(knowing)
+    width = model.model.config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, width)] * len(find_mlp(model, 0).reading) + [(width, 2)]
+    *reading, writing = (torch.randn(shape, generator=generator) for shape in shapes)
+    some = Neurons(tuple(reading), (None,) * len(reading), writing)
+    made = PatchNeurons.on(model, 0, some, BY_HAND, forget_set_digest=forget_set.digest)
+    made.save(tmp_path / "neurons")
+    return tmp_path / "neurons"
 
 
 def audited(run: Run, artifact: Path, births: str, out: Path) -> dict[str, object]:
@@ -83,7 +100,20 @@ def test_an_adapter_is_audited_and_applied(
     assert document["models"]["unlearned"]["digest"] == digest  # type: ignore[index]
 
 
-@pytest.mark.parametrize("kind", ["policy", "adapter"])
+def test_patch_neurons_are_audited_with_what_they_are_and_applied(
+    run: Run, neurons: Path, knowing: str, births: str, tmp_path: Path
+) -> None:
+    document = audited(run, neurons, births, tmp_path / "audit")
+    assert str(document["limits"][0]).startswith("Suppression:")  # type: ignore[index]
+    provenance = document["provenance"]
+    assert provenance["artifact"] == "patch, threat model weights"  # type: ignore[index]
+    applied = run("apply", knowing, neurons, "-o", tmp_path / "model", "--json")
+    digest = json.loads(applied.stdout)["digest"]
+    assert LanguageModel.load(tmp_path / "model").digest == digest
+    assert document["models"]["unlearned"]["digest"] == digest  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["policy", "adapter", "neurons"])
 def test_forget_writes_over_an_artifact_of_another_kind_and_leaves_nothing_of_it(
     run: Run, request: pytest.FixtureRequest, kind: str, knowing: str, births: str
 ) -> None:

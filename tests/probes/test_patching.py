@@ -17,7 +17,8 @@ from known_towns import (
     untrained,
 )
 
-from unlearn.probes.patching import THRESHOLD, PatchingDepth, falls
+from unlearn.probes import patching
+from unlearn.probes.patching import THRESHOLD, PatchingDepth, falls, ignorance
 from unlearn.probes.probe import Bench
 
 
@@ -60,6 +61,8 @@ def test_what_is_left_is_one_minus_the_unlearning_depth_score():
     assert found
     for one in FORGET:
         d1, d2 = (fall_by_hand(original, source, one) for source in (reference, hidden))
+        said = [np.mean(logprobs_by_hand(lm, one, {})) for lm in (original, reference)]
+        d1 = np.minimum(d1, said[0] - said[1])
         layers = np.flatnonzero(d1 > THRESHOLD)
         if len(layers):
             score = sum(d1[at] * np.clip(d2[at] / d1[at], 0, 1) for at in layers) / sum(d1[layers])
@@ -67,6 +70,23 @@ def test_what_is_left_is_one_minus_the_unlearning_depth_score():
     assert found == {}
     points = dict(measured["unlearned"][0].curve.points)
     assert points[2.0] == pytest.approx(1, abs=1e-3) and points[3.0] < 0.5
+
+
+def test_states_count_as_no_more_than_what_the_reference_lacks(monkeypatch):
+    original, reference = trio()
+    lacking = ignorance(original, reference, FORGET)
+    for one, value in zip(FORGET, lacking, strict=True):
+        said = [np.mean(logprobs_by_hand(lm, one, {})) for lm in (original, reference)]
+        assert value == pytest.approx(said[0] - said[1], abs=1e-3)
+    hidden = masked_by_the_last_block(original)
+    d1, d2 = falls(original, [reference, hidden], FORGET)
+    monkeypatch.setattr(patching, "ignorance", lambda *_: np.full(len(FORGET), 0.2))
+    found = figures(PatchingDepth().measure(bench(hidden)), "unlearned")
+    for one, most, lost in zip(FORGET, np.minimum(d1, 0.2), d2, strict=True):
+        layers = most > THRESHOLD
+        share = (most * np.clip(lost / most, 0, 1))[layers].sum() / most[layers].sum()
+        value = found["patched_knowledge/forget"][one.id]
+        assert value == pytest.approx(1 - share, abs=2e-3)
 
 
 def test_the_original_has_all_left_and_the_reference_nothing():

@@ -12,6 +12,7 @@ from unlearn.model.batches import collate, encode
 from unlearn.model.hooks import capture
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
+from unlearn.registry import strategies
 from unlearn.strategies import forget
 from unlearn.strategies.counterfactual import guesses, renamed
 from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
@@ -104,6 +105,22 @@ def test_a_teacher_is_loaded_by_name_and_must_share_the_tokens(
     moved = tuple(e._replace(ids=[0, *e.ids]) for e in lesson.encodings)
     with pytest.raises(UnsupportedError, match="tokenizer"):
         list(FILTERS["model"](lesson._replace(encodings=moved)))
+
+
+def test_the_context_filter_is_the_original_under_a_policy_of_words(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    policy = strategies.create("in-context", {"variant": "both"}).forget(model, forget_set)
+    scored = score(policy.apply(model), forget_set.forget)
+    own = score(model, forget_set.forget)
+    for encoding, taught, told, plain in zip(
+        lesson.encodings, FILTERS["context"](lesson), scored, own, strict=True
+    ):
+        tokens = encoding.ids[encoding.start :]
+        found = taught[range(len(tokens)), tokens].numpy()
+        assert found == pytest.approx(told.logprobs, abs=1e-3)
+        assert found != pytest.approx(plain.logprobs, abs=1e-3)
 
 
 def test_states_are_one_away_from_their_targets_before_training_and_none_at_them(

@@ -19,7 +19,7 @@ def subjects(records: tuple[Record, ...]) -> set[str]:
 
 
 def candidates(forget_set: ForgetSet, subject: str) -> list[str]:
-    return near_names._candidates(subject, forget_set, np.random.default_rng(0))
+    return near_names.near_names(subject, forget_set, np.random.default_rng(0), 10**6)
 
 
 def test_a_candidate_shares_one_word_with_the_subject_and_is_never_forgotten(

@@ -191,7 +191,7 @@ def case_of(setup: Setup, findings: Iterable[Finding], margins: Mapping[str, flo
         frozenset(setup.chosen.probes),
         setup.seed,
         setup.chosen.left_out,
-        served_only=bool(getattr(setup.models["unlearned"], "preamble", None)),
+        served_only=bool(getattr(setup.models["unlearned"], "policy", None)),
         margins=margins,
     )
 

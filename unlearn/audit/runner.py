@@ -245,7 +245,7 @@ def _room(job: Job, lm: Any) -> int:
     )
     longest = max(answers, key=len)
     if isinstance(lm, LanguageModel):
-        return len(lm.encode("", longest).ids) + ROOM_FOR_TEXT
+        return len(lm.bare().encode("", longest).ids) + ROOM_FOR_TEXT
     # An endpoint's tokens are not known; three bytes a token is few for any of them.
     return len(longest.encode()) // 3 + ROOM_FOR_TEXT
 
@@ -256,7 +256,7 @@ def _models_measured(job: Job, name: str, probe: ModelProbe, pace: Pace) -> Meas
     with pace.unit(""):
         known = job.kept.get_roles(label, name)
         if known is None:
-            # Whoever has the weights is not held by words that are only served with them.
+            # Whoever has the weights is not held by a policy that is only served with them.
             models = {role: lm.bare() for role, lm in job.models.items()}
             bench = Bench(models, job.material, job.seed, pace.stage(name, of_unit=False))
             known = probe.measure(bench)

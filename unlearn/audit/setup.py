@@ -76,7 +76,7 @@ def setup_of(
     check_count("max_records", cap, 1)
     material = _material(forget_set, cap, general, tasks, seed)
     access = access_to(models.values())
-    instructed = any(getattr(lm, "preamble", None) for lm in models.values())
+    instructed = any(getattr(lm, "policy", None) for lm in models.values())
     chosen = choose(
         tier, probes, access=access, roles=models, material=material, instructed=instructed
     )

@@ -56,17 +56,20 @@ def equivalence(result: AuditResult) -> Equivalence | None:
 
     Higher = more forgotten, at most 1. A figure above the reference and one below it count alike:
     to be told apart by what is missing is no better than by what is left. Figures in which original
-    and reference differ by less than 0.1 are left out. None where no figure is left.
+    and reference differ by less than 0.1 are left out; None where no figure is left. The original
+    is not measured at lower precision; its figure at full precision stands in.
     """
     shares = {}
-    for finding in result.findings:
-        if finding.key not in FIGURES or not {"original", "reference"} <= finding.models.keys():
+    found = {finding.key: finding.models for finding in result.findings}
+    for key in FIGURES:
+        models = {**found.get(key.partition("@")[0], {}), **found.get(key, {})}
+        if key not in found or not {"original", "reference"} <= models.keys():
             continue
         unlearned, original, reference = (
-            finding.models[role].value for role in ("unlearned", "original", "reference")
+            models[role].value for role in ("unlearned", "original", "reference")
         )
         if abs(original - reference) >= LEAST:
-            shares[finding.key] = 1 - abs(unlearned - reference) / abs(original - reference)
+            shares[key] = 1 - abs(unlearned - reference) / abs(original - reference)
     if not shares:
         return None
     worst = min(shares, key=lambda key: shares[key])

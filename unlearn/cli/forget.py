@@ -87,6 +87,7 @@ def forget(
         "artifact": str(output),
         "kind": artifact.kind,
         "threat_model": artifact.threat_model,
+        "notes": list(artifact.notes),
         "provenance": artifact.provenance.model_dump(mode="json"),
     }
     emit(options, document, describe(artifact, output))
@@ -94,10 +95,12 @@ def forget(
 
 def describe(artifact: Artifact, path: Path) -> str:
     """The artifact in a few lines."""
-    return (
-        f"artifact written to {path}\n"
-        f"strategy      {artifact.provenance.strategy}\n"
-        f"stopped       {artifact.provenance.stop_reason}\n"
-        f"threat model  {artifact.threat_model}\n"
-        "Not audited yet: `unlearn audit` says what is left."
+    lines = (
+        f"artifact written to {path}",
+        f"strategy      {artifact.provenance.strategy}",
+        f"stopped       {artifact.provenance.stop_reason}",
+        f"threat model  {artifact.threat_model}",
+        *artifact.notes,
+        "Not audited yet: `unlearn audit` says what is left.",
     )
+    return "\n".join(lines)

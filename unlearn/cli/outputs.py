@@ -64,7 +64,7 @@ ARTIFACT = Kind(
     "an artifact",
     "artifact.json",
     ('"schema_version"', '"threat_model"', '"checksum"'),
-    ("artifact.json", *PAYLOADS, "forget_set.key"),
+    ("artifact.json", *PAYLOADS, "forget_set.key", "policy.key"),
 )
 MODEL = Kind(
     "a merged model",
@@ -87,7 +87,7 @@ DEMO = Kind(
         "demo.json",
         *(f"runs/@*/{name}" for name in (*AUDIT_FILES, "request.json", "sites.json")),
         *(f"runs/@*/artifact/{name}" for name in ("artifact.json", "*.safetensors")),
-        "runs/@*/artifact/forget_set.key",
+        *(f"runs/@*/artifact/{name}" for name in ("policy.json", "forget_set.key", "policy.key")),
     ),
 )
 LAB_MODELS = ("full", "reference", "reference-2", "reference-3", "reference-4")

@@ -7,10 +7,13 @@ offsets; nothing depends on how a vocabulary spells a space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from unlearn.errors import ForgetSetError, TextError
+from unlearn.model.policy import PLAIN, Treatment
+
+Told = TypeVar("Told")
 
 PROBE = "a"
 """A text that shows which tokens a tokenizer puts around every text."""
@@ -72,48 +75,110 @@ def boundary(spans: Sequence[tuple[int, int]], n_prompt_characters: int) -> int:
     return len(spans)
 
 
-def nothing(prompt: str) -> str:
-    """What stands before a prompt where nothing does."""
-    return ""
+class Reading(NamedTuple):
+    """A prompt and its completion as the model gets them, after the policy's treatment."""
+
+    encoding: Encoding
+    prompt: str = ""
+    """The prompt as it was given."""
+    front: str = ""
+    """What stands before the prompt."""
+    n_front: int = 0
+    """How many tokens are the front's alone; they are the same before other prompts."""
+    corrupted: tuple[int, ...] = ()
+    """Positions whose embeddings are corrupted."""
+    treatment: Treatment = PLAIN
+
+    @property
+    def is_words(self) -> bool:
+        """Whether the token ids say all: nothing is corrupted, and no reply is given instead."""
+        return not self.corrupted and self.treatment.reply is None
 
 
 def encode(
-    tokenizer: Any,
-    texts: Sequence[tuple[str, str]],
-    context_length: int | None,
-    before: Callable[[str], str] = nothing,
+    tokenizer: Any, texts: Sequence[tuple[str, str]], context_length: int | None
 ) -> Iterator[Encoding]:
     """One encoding for each pair of prompt and completion.
-
-    ``before`` is what stands before a prompt; its tokens count as the prompt's.
 
     Raises:
         TextError: a completion that yields no token, or a text longer than ``context_length``.
             The message counts tokens and shows no text, which may be personal.
     """
-    asked = [before(prompt) + prompt for prompt, _ in texts]
-    whole = [prompt + completion for prompt, (_, completion) in zip(asked, texts, strict=True)]
-    for (prompt, completion), full, (ids, spans, _) in zip(
-        texts, asked, tokenise(tokenizer, whole), strict=True
-    ):
-        start = boundary(spans, len(full)) if completion else len(ids)
-        if completion and start == len(ids):
-            raise TextError(
-                f"a completion of {len(completion)} characters yields no token of its own; "
-                "give an answer that holds more than what the tokenizer strips",
-                TextError.digest_of(prompt, completion),
-            )
-        if context_length is not None and len(ids) > context_length:
-            raise TextError(
-                f"a text of {len(ids)} tokens is longer than the model's context of "
-                f"{context_length}; shorten the prompt or the answer",
-                TextError.digest_of(prompt, completion),
-            )
-        yield Encoding(ids, start)
+    for reading in read(tokenizer, texts, context_length, [PLAIN] * len(texts)):
+        yield reading.encoding
 
 
-def named(encodings: Iterator[Encoding], names: Iterable[str]) -> Iterator[Encoding]:
-    """The same encodings; an error says the name of the text it is about."""
+def read(
+    tokenizer: Any,
+    texts: Sequence[tuple[str, str]],
+    context_length: int | None,
+    treatments: Sequence[Treatment],
+    n_new: int = 0,
+) -> Iterator[Reading]:
+    """One reading for each pair of prompt and completion, ``n_new`` more tokens to come.
+
+    What a treatment puts around a prompt counts as the prompt's. Of its fronts the first is taken
+    that leaves room for ``n_new`` tokens in the context, or else the last.
+
+    Raises:
+        TextError: as ``encode``.
+    """
+    whole = [_whole(text, t, t.fronts[0]) for text, t in zip(texts, treatments, strict=True)]
+    for text, treatment, tokens in zip(texts, treatments, tokenise(tokenizer, whole), strict=True):
+        front = treatment.fronts[0]
+        for shorter in treatment.fronts[1:]:
+            if context_length is None or len(tokens.ids) + n_new <= context_length:
+                break
+            front = shorter
+            (tokens,) = tokenise(tokenizer, [_whole(text, treatment, front)])
+        yield _reading(text, treatment, front, tokens, context_length)
+
+
+def _whole(text: tuple[str, str], treatment: Treatment, front: str) -> str:
+    prompt, completion = text
+    return front + prompt + treatment.behind + completion
+
+
+def _reading(
+    text: tuple[str, str],
+    treatment: Treatment,
+    front: str,
+    tokens: Tokenised,
+    context_length: int | None,
+) -> Reading:
+    (prompt, completion), (ids, spans, _) = text, tokens
+    asked = len(front) + len(prompt) + len(treatment.behind)
+    start = boundary(spans, asked) if completion else len(ids)
+    if completion and start == len(ids):
+        raise TextError(
+            f"a completion of {len(completion)} characters yields no token of its own; "
+            "give an answer that holds more than what the tokenizer strips",
+            TextError.digest_of(prompt, completion),
+        )
+    if context_length is not None and len(ids) > context_length:
+        raise TextError(
+            f"a text of {len(ids)} tokens is longer than the model's context of "
+            f"{context_length}; shorten the prompt or the answer",
+            TextError.digest_of(prompt, completion),
+        )
+    n_front = boundary(spans, len(front)) if front else 0
+    corrupted = {
+        position
+        for begin, end in treatment.corrupted
+        for position in covering(spans, len(front) + begin, len(front) + end)
+    }
+    # The prediction of a completion is made at the token before it, so one token has to be left.
+    shared = n_front if n_front < start else 0
+    return Reading(Encoding(ids, start), prompt, front, shared, tuple(sorted(corrupted)), treatment)
+
+
+def covering(spans: Sequence[tuple[int, int]], begin: int, end: int) -> list[int]:
+    """The positions of the tokens that hold one of the characters from ``begin`` to ``end``."""
+    return [i for i, (a, b) in enumerate(spans) if a < end and b > begin and b > a]
+
+
+def named(encodings: Iterator[Told], names: Iterable[str]) -> Iterator[Told]:
+    """The same encodings or readings; an error says the name of the text it is about."""
     for name in names:
         try:
             yield next(encodings)
@@ -160,7 +225,7 @@ def subject_spans(
     found = []
     for begin in (len(before) + at for at in begins):
         end = begin + len(subject)
-        inside = [i for i, (a, b) in enumerate(tokens.spans) if a < end and b > begin and b > a]
+        inside = covering(tokens.spans, begin, end)
         if not inside:
             raise ForgetSetError(
                 f"a subject of {len(subject)} characters yields no token; the tokenizer strips it"

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from unlearn.errors import ConfigError, InputError, NumericalError
-from unlearn.model.encoding import named
+from unlearn.model.encoding import Reading, named
 from unlearn.model.forward import accepts, forward_only
 from unlearn.model.language_model import LanguageModel
+from unlearn.model.prefix_cache import remembered
+from unlearn.model.prompt_corruption import corrupting
 
 
 class Decoding(NamedTuple):
@@ -29,9 +31,14 @@ class Row(NamedTuple):
 
     prompt_index: int
     sample: int
-    ids: list[int]
+    reading: Reading
     uniforms: np.ndarray[Any, np.dtype[np.float64]]
     """In 0..1, one for each new token; empty where decoding is greedy."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that are continued."""
+        return self.reading.encoding.ids
 
 
 def generate(
@@ -66,14 +73,43 @@ def generate(
     rows = list(make_rows(lm, first, n_drawn, seed, decoding))
     written: dict[tuple[int, int], str] = {}
     with forward_only(lm.model):
-        for at in range(0, len(rows), max_batch):
-            batch = rows[at : at + max_batch]
-            for row, new in zip(batch, decode(lm, batch, decoding), strict=True):
-                written[row.prompt_index, row.sample] = cut(continuation(lm, row.ids, new), stop)
+        for batch in _batches(rows, max_batch):
+            for row, text in zip(batch, _texts(lm, batch, decoding), strict=True):
+                written[row.prompt_index, row.sample] = cut(text, stop)
             if progress is not None:
                 progress("generate", len(written) / len(rows))
     picked = [i if temperature > 0 else 0 for i in range(n_samples)]
     return [[written[first[prompt], sample] for sample in picked] for prompt in prompts]
+
+
+def _batches(rows: Sequence[Row], max_batch: int) -> Iterator[list[Row]]:
+    """Rows that begin with the same words of a policy, or are replied to alike, together."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        front = row.ids[: row.reading.n_front]
+        groups.setdefault((row.reading.treatment.reply, *front), []).append(row)
+    for group in groups.values():
+        for at in range(0, len(group), max_batch):
+            yield group[at : at + max_batch]
+
+
+def _texts(lm: LanguageModel, batch: Sequence[Row], decoding: Decoding) -> Iterator[str]:
+    reply = batch[0].reading.treatment.reply
+    if reply is not None:
+        yield from (_replied(lm, row, reply, decoding) for row in batch)
+        return
+    for row, new in zip(batch, decode(lm, batch, decoding), strict=True):
+        yield continuation(lm, row.ids, new)
+
+
+def _replied(lm: LanguageModel, row: Row, reply: str, decoding: Decoding) -> str:
+    """As many tokens of the policy's reply as a text may have."""
+    prompt = row.reading.prompt
+    said = lm.bare().encode(prompt, reply)
+    if len(said.ids) - said.start <= decoding.max_new_tokens:
+        return reply
+    room = said.start + decoding.max_new_tokens
+    return continuation(lm, said.ids[: said.start], said.ids[said.start : room])
 
 
 def check(decoding: Decoding, n_samples: int, max_batch: int, seed: int) -> None:
@@ -101,11 +137,14 @@ def make_rows(
 ) -> Iterator[Row]:
     """The rows of all prompts, longest prompt first, so that batches need little padding."""
     names = [f"prompt {index}" for index in first.values()]
-    encodings = named(lm.encode_all([(prompt, "") for prompt in first]), names)
+    asked = [(prompt, "") for prompt in first]
+    readings = named(lm.read_all(asked, decoding.max_new_tokens), names)
     room = lm.context_length
-    encoded = dict(zip(first, encodings, strict=True))
-    for prompt in sorted(first, key=lambda prompt: (-len(encoded[prompt].ids), first[prompt])):
-        ids = encoded[prompt].ids
+    read = dict(zip(first, readings, strict=True))
+    for prompt in sorted(
+        first, key=lambda prompt: (-len(read[prompt].encoding.ids), first[prompt])
+    ):
+        ids = read[prompt].encoding.ids
         if room is not None and len(ids) + decoding.max_new_tokens > room:
             raise InputError(
                 f"prompt {first[prompt]} has {len(ids)} tokens and max_new_tokens is "
@@ -114,7 +153,7 @@ def make_rows(
         if not ids:
             raise InputError(f"prompt {first[prompt]} has no token to continue from")
         for sample in range(n_samples):
-            yield Row(first[prompt], sample, ids, draw(seed, prompt, sample, decoding))
+            yield Row(first[prompt], sample, read[prompt], draw(seed, prompt, sample, decoding))
 
 
 def draw(
@@ -133,7 +172,7 @@ def decode(lm: LanguageModel, batch: Sequence[Row], decoding: Decoding) -> list[
     new: list[list[int]] = [[] for _ in batch]
     eos_ids = lm.eos_ids
     open_rows = set(range(len(batch)))
-    steps = Steps(lm, [row.ids for row in batch])
+    steps = Steps(lm, [row.reading for row in batch])
     for step in range(decoding.max_new_tokens):
         logits = steps.logits.float()  # (batch, vocab)
         for at in torch.nonzero(~torch.isfinite(logits).all(-1))[:, 0].tolist():
@@ -158,22 +197,28 @@ def decode(lm: LanguageModel, batch: Sequence[Row], decoding: Decoding) -> list[
 class Steps:
     """The logits of the next token for a left-padded batch, one token after another."""
 
-    def __init__(self, lm: LanguageModel, prompts: Sequence[list[int]]) -> None:
-        width = max(len(ids) for ids in prompts)
-        tokens = torch.zeros(len(prompts), width, dtype=torch.long)  # (batch, pos)
+    def __init__(self, lm: LanguageModel, readings: Sequence[Reading]) -> None:
+        front = readings[0].encoding.ids[: readings[0].n_front]
+        self.cache: Any = remembered(lm, front, len(readings))
+        n_cached = len(front) if self.cache is not None else 0
+        unread = [reading.encoding.ids[n_cached:] for reading in readings]
+        width = max(map(len, unread))
+        tokens = torch.zeros(len(unread), width, dtype=torch.long)  # (batch, pos)
         mask = torch.zeros_like(tokens)
-        for row, ids in enumerate(prompts):
+        for row, ids in enumerate(unread):
             tokens[row, width - len(ids) :] = torch.tensor(ids)
             mask[row, width - len(ids) :] = 1
-        self.model = lm.model
+        cached = torch.ones(len(unread), n_cached, dtype=torch.long)
+        self.lm = lm
+        self.readings = readings
+        self.offsets = [width - len(reading.encoding.ids) for reading in readings]
         self.tokens = tokens.to(lm.device)
-        self.mask = mask.to(lm.device)
-        self.cache: Any = None
-        self.places_tokens = accepts(self.model, "position_ids")
+        self.mask = torch.cat([cached, mask], dim=1).to(lm.device)
+        self.places_tokens = accepts(lm.model, "position_ids")
         self.options: dict[str, Any] = {"use_cache": True}
-        if accepts(self.model, "logits_to_keep"):
+        if accepts(lm.model, "logits_to_keep"):
             self.options["logits_to_keep"] = 1
-        self.logits = self._forward(self.tokens)
+        self.logits = self._read(self.tokens)
 
     def advance(self, chosen: torch.Tensor) -> None:
         """Append one token to each row."""
@@ -181,7 +226,12 @@ class Steps:
         self.tokens = torch.cat([self.tokens, column], dim=1)
         self.mask = torch.cat([self.mask, torch.ones_like(column)], dim=1)
         # State-space models hand out no key-value cache: those read the whole text again.
-        self.logits = self._forward(self.tokens if self.cache is None else column)
+        self.logits = self._read(self.tokens) if self.cache is None else self._forward(column)
+
+    def _read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The forward pass over prompts, some of whose tokens a policy may corrupt."""
+        with corrupting(self.lm, self.readings, self.offsets):
+            return self._forward(tokens)
 
     def _forward(self, tokens: torch.Tensor) -> torch.Tensor:
         options = dict(self.options)
@@ -190,7 +240,7 @@ class Steps:
             options["position_ids"] = positions[:, -tokens.shape[1] :]
         if self.cache is not None:
             options["past_key_values"] = self.cache
-        output = self.model(input_ids=tokens, attention_mask=self.mask, **options)
+        output = self.lm.model(input_ids=tokens, attention_mask=self.mask, **options)
         self.cache = getattr(output, "past_key_values", None)
         logits: torch.Tensor = output.logits[:, -1]
         return logits

@@ -16,9 +16,9 @@ import torch
 
 from unlearn.errors import ModelError, UnsupportedError
 from unlearn.model import encoding
-from unlearn.model.encoding import Encoding
+from unlearn.model.encoding import Encoding, Reading
 from unlearn.model.loading import SCHEMES, Trust, quiet, read
-from unlearn.model.preamble import NOTHING, Preamble
+from unlearn.model.policy import NOTHING, Policy
 
 if TYPE_CHECKING:
     from unlearn.model.anatomy import Anatomy
@@ -41,7 +41,7 @@ class LanguageModel:
         model: Any,
         tokenizer: Any,
         source: str = "memory",
-        preamble: Preamble = NOTHING,
+        policy: Policy = NOTHING,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -51,8 +51,8 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.source = source
-        self.preamble = preamble
-        """What stands before every prompt that is encoded; a new one makes it another model."""
+        self.policy = policy
+        """What is done to each prompt; a new one makes it another model."""
 
     @classmethod
     def load(
@@ -82,7 +82,7 @@ class LanguageModel:
         Safe on the folder the model came from, which may still be mapped into its memory.
 
         Raises:
-            UnsupportedError: something stands before its prompts, which weights cannot hold.
+            UnsupportedError: something is done to its prompts, which weights cannot hold.
         """
         self.require_bare("a model folder")
         folder = Path(path)
@@ -99,23 +99,23 @@ class LanguageModel:
 
     def copy(self) -> LanguageModel:
         """The same model on its own tensors; ties between tensors stay."""
-        return LanguageModel(copy.deepcopy(self.model), self.tokenizer, self.source, self.preamble)
+        return LanguageModel(copy.deepcopy(self.model), self.tokenizer, self.source, self.policy)
 
     def require_bare(self, what: str) -> None:
-        """Nothing, if nothing stands before this model's prompts.
+        """Nothing, if this model reads its prompts as they are.
 
         Raises:
-            UnsupportedError: something does, and ``what`` has no place for it.
+            UnsupportedError: it has a policy, and ``what`` has no place for it.
         """
-        if self.preamble:
+        if self.policy:
             raise UnsupportedError(
-                f"{what} is of weights, and {self.source} is served with an instruction before "
-                "each prompt, which no weights hold; take the model without it"
+                f"{what} is of weights, and {self.source} is served with a policy for its "
+                "prompts, which no weights hold; take the model without it"
             )
 
     def bare(self) -> LanguageModel:
-        """The same weights without words in front; the model itself where it has none."""
-        if not self.preamble:
+        """The same weights without a policy; the model itself where it has none."""
+        if not self.policy:
             return self
         return LanguageModel(self.model, self.tokenizer, self.source)
 
@@ -123,10 +123,10 @@ class LanguageModel:
     def digest(self) -> str:
         """SHA-256 over every tensor's name, type, shape and bytes; see ``digest_of``.
 
-        With a preamble also over that. Kept until ``changed`` is called.
+        With a policy also over that. Kept until ``changed`` is called.
         """
         weights = digest_of(self.model.state_dict())
-        return self.preamble.digest_with(weights) if self.preamble else weights
+        return self.policy.digest_with(weights) if self.policy else weights
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -142,25 +142,45 @@ class LanguageModel:
     def encode(self, prompt: str, completion: str = "") -> Encoding:
         """Token ids of prompt and completion in one go, and where the completion starts.
 
-        Special tokens are added in front as the tokenizer does, never behind. What the preamble
-        puts before the prompt counts as prompt.
+        Special tokens are added in front as the tokenizer does, never behind. What the policy
+        puts around the prompt counts as prompt.
 
         Raises:
             InputError: a completion without tokens, or a text longer than the context.
+            UnsupportedError: the policy does more to this prompt than put words around it.
         """
         (encoded,) = self.encode_all([(prompt, completion)])
         return encoded
 
     def encode_all(self, texts: Sequence[tuple[str, str]]) -> Iterator[Encoding]:
         """``encode`` of each pair of prompt and completion, in order."""
-        before = self.preamble.before
-        for encoded in encoding.encode(self.tokenizer, texts, self.context_length, before):
-            if max(encoded.ids, default=0) >= self.vocabulary_size:
-                raise ModelError(
-                    f"the tokenizer of {self.source} gave token {max(encoded.ids)}, but the model "
-                    f"has {self.vocabulary_size} embeddings; they do not belong together"
+        for reading in self.read_all(texts):
+            if not reading.is_words:
+                raise UnsupportedError(
+                    f"the policy of {self.source} corrupts a prompt or replies to it itself, which "
+                    "only scoring and generation honour; take the model without it (`bare()`)"
                 )
-            yield encoded
+            yield reading.encoding
+
+    def read_all(self, texts: Sequence[tuple[str, str]], n_new: int = 0) -> Iterator[Reading]:
+        """Each pair of prompt and completion as the model gets it under its policy, in order.
+
+        Of what the policy puts in front, so much is taken as leaves room for ``n_new`` tokens more.
+        Whoever calls this honours all of a reading.
+
+        Raises:
+            InputError: a completion without tokens, or a text longer than the context.
+        """
+        prompts = [prompt for prompt, _ in texts]
+        treatments = self.policy.treat(self.bare(), prompts)
+        room = self.context_length
+        for reading in encoding.read(self.tokenizer, texts, room, treatments, n_new):
+            if max(reading.encoding.ids, default=0) >= self.vocabulary_size:
+                raise ModelError(
+                    f"the tokenizer of {self.source} gave token {max(reading.encoding.ids)}, but "
+                    f"the model has {self.vocabulary_size} embeddings; they do not belong together"
+                )
+            yield reading
 
     def subject_span(
         self, prompt: str, subject: str, occurrence: Literal["first", "last"] = "last"
@@ -170,8 +190,8 @@ class LanguageModel:
         Raises:
             ForgetSetError: the subject does not occur in the prompt.
         """
-        before = self.preamble.before(prompt)
-        return encoding.subject_span(self.tokenizer, prompt, subject, occurrence, before)
+        (reading,) = self.read_all([(prompt, "")])
+        return encoding.subject_span(self.tokenizer, prompt, subject, occurrence, reading.front)
 
     @cached_property
     def adds_bos(self) -> bool:

@@ -46,14 +46,17 @@ class Lens:
         step = max(1, CHUNK // self.n_tokens)
         for at in range(0, len(states), step):
             piece = slice(at, min(at + step, len(states)))
-            some = states[piece, None]
-            ids = torch.zeros(len(some), 1, dtype=torch.long, device=states.device)
             with forward_only(self.decoder.model):
-                logits = self.decoder.head(ids, some, self.templates)[:, 0]
-            logprobs = logits.log_softmax(-1)
+                logprobs = self.differentiable(states[piece])
             if bool(torch.isnan(logprobs).any()):
                 raise NumericalError(
                     "the model's logits are not finite; its weights are broken, or its dtype is "
                     "too narrow (try float32)"
                 )
             yield piece, logprobs
+
+    def differentiable(self, states: Tensor) -> Tensor:
+        """The log-probabilities (n, vocab) of states (n, width) at once; gradients pass."""
+        ids = torch.zeros(len(states), 1, dtype=torch.long, device=states.device)
+        logits = self.decoder.head(ids, states[:, None], self.templates)[:, 0]
+        return logits.log_softmax(-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 
 from unlearn.errors import InputError, NumericalError
-from unlearn.model.encoding import named
+from unlearn.model.encoding import Reading, named
 from unlearn.model.forward import accepts, forward_only, pad_right
 from unlearn.model.generation import generate
 from unlearn.model.language_model import Encoding, LanguageModel
+from unlearn.model.prefix_cache import remembered
+from unlearn.model.prompt_corruption import corrupting
 from unlearn.types import Statement
 
 __all__ = ["Progress", "TokenScores", "generate", "score"]
@@ -22,6 +24,9 @@ Progress = Callable[[str, float], None]
 
 CHUNK = 2**24
 """Logits turned into float32 statistics at a time: bounds memory where vocabularies are large."""
+
+FLOOR = 1e-4
+"""The probability of all that a fixed reply does not say, together."""
 
 
 class TokenScores(NamedTuple):
@@ -100,10 +105,12 @@ def score(
         InputError: a completion without tokens of its own, or a text longer than the context.
         NumericalError: a logit that is no finite number.
     """
-    jobs, sources = distinct_jobs(lm, statements)
-    scored: dict[int, TokenScores] = {}
+    first_index, sources = _distinct(statements)
+    jobs = _read_all(lm, first_index)
+    scored = dict(replied(lm, [job for job in jobs if job.reading.treatment.reply is not None]))
+    asked = [job for job in jobs if job.reading.treatment.reply is None]
     with forward_only(lm.model):
-        for batch in batches(jobs, max_batch_tokens):
+        for batch in batches(asked, max_batch_tokens):
             scored.update(score_batch(lm, batch))
             if progress is not None:
                 progress("score", len(scored) / len(jobs))
@@ -114,37 +121,79 @@ class Job(NamedTuple):
     """One text to score, and the index of its first statement."""
 
     statement: int
-    encoding: Encoding
+    reading: Reading
+
+    @property
+    def encoding(self) -> Encoding:
+        """The tokens of the text."""
+        return self.reading.encoding
 
 
 def distinct_jobs(
     lm: LanguageModel, statements: Sequence[Statement]
 ) -> tuple[list[Job], list[int]]:
-    """A job for every distinct text, and for each statement the index that its job has."""
+    """A job for every distinct text, and for each statement the index that its job has.
+
+    Raises:
+        UnsupportedError: a policy that does more than put words around a prompt.
+    """
+    first_index, sources = _distinct(statements)
+    return encode_all(lm, first_index), sources
+
+
+def encode_all(lm: LanguageModel, first_index: Mapping[tuple[str, str], int]) -> list[Job]:
+    """A job for every text; errors name the statement's index and show no text.
+
+    Raises:
+        UnsupportedError: a policy that does more than put words around a prompt.
+    """
+    encodings = named(lm.encode_all(list(first_index)), _names(first_index))
+    return _jobs(first_index, [Reading(encoding) for encoding in encodings])
+
+
+def _read_all(lm: LanguageModel, first_index: Mapping[tuple[str, str], int]) -> list[Job]:
+    """``encode_all`` for who honours all that the policy does."""
+    return _jobs(first_index, list(named(lm.read_all(list(first_index)), _names(first_index))))
+
+
+def _distinct(statements: Sequence[Statement]) -> tuple[dict[tuple[str, str], int], list[int]]:
     texts = [(statement.prompt, statement.completion) for statement in statements]
     first_index: dict[tuple[str, str], int] = {}
     for index, text in enumerate(texts):
         first_index.setdefault(text, index)
-    return encode_all(lm, first_index), [first_index[text] for text in texts]
+    return first_index, [first_index[text] for text in texts]
 
 
-def encode_all(lm: LanguageModel, first_index: dict[tuple[str, str], int]) -> list[Job]:
-    """A job for every text; errors name the statement's index and show no text."""
-    names = [f"statement {index}" for index in first_index.values()]
-    encodings = named(lm.encode_all(list(first_index)), names)
+def _names(first_index: Mapping[tuple[str, str], int]) -> list[str]:
+    return [f"statement {index}" for index in first_index.values()]
+
+
+def _jobs(first_index: Mapping[tuple[str, str], int], readings: Sequence[Reading]) -> list[Job]:
     jobs: list[Job] = []
-    for index, encoding in zip(first_index.values(), encodings, strict=True):
-        if encoding.start == 0:
+    for index, reading in zip(first_index.values(), readings, strict=True):
+        if reading.encoding.start == 0:
             raise InputError(
                 f"statement {index}: no token stands in front of the completion, so the model "
                 "cannot be asked for it; give a longer prompt"
             )
-        jobs.append(Job(index, encoding))
+        jobs.append(Job(index, reading))
     return jobs
 
 
 def batches(jobs: Sequence[Job], max_batch_tokens: int) -> Iterator[list[Job]]:
-    """Jobs in groups of like length, longest first, within the budget of padded tokens."""
+    """Jobs in groups of like length, longest first, within the budget of padded tokens.
+
+    Those that begin with the same words of a policy are together, so that these are read once.
+    """
+    groups: dict[tuple[int, ...], list[Job]] = {}
+    for job in jobs:
+        front = job.encoding.ids[: job.reading.n_front]
+        groups.setdefault(tuple(front), []).append(job)
+    for group in groups.values():
+        yield from _by_length(group, max_batch_tokens)
+
+
+def _by_length(jobs: Sequence[Job], max_batch_tokens: int) -> Iterator[list[Job]]:
     batch: list[Job] = []
     ordered = sorted(jobs, key=lambda job: (-len(job.encoding.ids), -job.encoding.start))
     for job in ordered:
@@ -161,7 +210,12 @@ def score_batch(lm: LanguageModel, batch: Sequence[Job]) -> Iterator[tuple[int, 
     ids, mask = pad_right([job.encoding.ids for job in batch])
     first = min(job.encoding.start for job in batch) - 1
     last = ids.shape[1] - first
-    logits = read_logits(lm, ids, mask, last)  # (batch, last, vocab)
+    n_front = batch[0].reading.n_front
+    cache = remembered(lm, batch[0].encoding.ids[:n_front], len(batch))
+    unread = ids if cache is None else ids[:, n_front:]
+    offsets = [unread.shape[1] - ids.shape[1]] * len(batch)
+    with corrupting(lm, [job.reading for job in batch], offsets):
+        logits = read_logits(lm, unread, mask, last, cache)  # (batch, last, vocab)
     rows, columns = targets(batch)
     found = statistics(logits, rows, columns - 1 - first, ids[rows, columns], batch)
     cuts = np.cumsum([len(job.encoding.ids) - job.encoding.start for job in batch])[:-1]
@@ -170,13 +224,42 @@ def score_batch(lm: LanguageModel, batch: Sequence[Job]) -> Iterator[tuple[int, 
         yield job.statement, TokenScores(*values)
 
 
-def read_logits(lm: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, last: int) -> Any:
+def replied(lm: LanguageModel, jobs: Sequence[Job]) -> Iterator[tuple[int, TokenScores]]:
+    """Index and scores of jobs whose prompts the policy replies to in the model's place.
+
+    Such a prompt gets one and the same text, whatever was to follow. Its token at each place counts
+    as given ``1 - FLOOR``, and all others share ``FLOOR``: certain, but finite.
+    """
+    whole = [(job.reading.prompt, job.reading.treatment.reply or "") for job in jobs]
+    for job, said in zip(jobs, lm.bare().encode_all(whole), strict=True):
+        reply = said.ids[said.start :]
+        ids = np.array(job.encoding.ids[job.encoding.start :], dtype=np.int64)
+        same = np.array([at < len(reply) and reply[at] == i for at, i in enumerate(ids)])
+        others = lm.vocabulary_size - 1
+        p = np.array([1 - FLOOR, FLOOR / others])
+        mean = p[0] * np.log(p[0]) + others * p[1] * np.log(p[1])
+        deviation = np.sqrt(p[0] * np.log(p[0]) ** 2 + others * p[1] * np.log(p[1]) ** 2 - mean**2)
+        logprobs = np.where(same, np.log(p[0]), np.log(p[1])).astype(np.float32)
+        spread = [np.full(len(ids), value, dtype=np.float32) for value in (mean, deviation)]
+        yield job.statement, TokenScores(ids, logprobs, same, *spread)
+
+
+def read_logits(
+    lm: LanguageModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    last: int,
+    cache: Any = None,
+) -> Any:
     """The logits at the last positions of a batch, from the model's own forward pass.
 
     Some architectures scale or cap their logits after the unembedding, so the whole model is
-    called; where it can be told to skip the unembedding of other positions, it is.
+    called; where it can be told to skip the unembedding of other positions, it is. ``cache`` holds
+    the tokens in front of ``ids``, which ``mask`` covers too.
     """
     options: dict[str, Any] = {"use_cache": False}
+    if cache is not None:
+        options = {"use_cache": True, "past_key_values": cache}
     if accepts(lm.model, "logits_to_keep"):
         options["logits_to_keep"] = last
     output = lm.model(input_ids=ids.to(lm.device), attention_mask=mask.to(lm.device), **options)

@@ -24,7 +24,7 @@ class BenchmarkTasks(ModelProbe):
 
     summary = "whether benchmark tasks of lm-evaluation-harness are still solved (--tasks)"
     honours = frozenset({"weights"})
-    cost = "one run of each task on each model, at most --max-records documents"
+    cost = "one run of each task on each model, with at most as many documents as records"
     tier = "smoke"
     property = "locality"
     needs = frozenset({"tasks"})

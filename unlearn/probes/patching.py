@@ -12,7 +12,7 @@ from torch import Tensor
 from unlearn.model.forward import forward_only, pad_right
 from unlearn.model.hooks import capture, patch
 from unlearn.model.language_model import LanguageModel
-from unlearn.model.scoring import Job, batches, distinct_jobs, score_batch, targets
+from unlearn.model.scoring import Job, batches, distinct_jobs, score, score_batch, targets
 from unlearn.model.sweep import Decoder
 from unlearn.probes.probe import Bench, Curve, Measurement, ModelProbe
 from unlearn.registry import probes
@@ -34,16 +34,18 @@ class PatchingDepth(ModelProbe):
     original, one layer l at a time; the mean log-probability of the answer tokens falls by d1(l)
     with the reference's states and by d2(l) with the unlearned model's. Over the layers with
     d1 > 0.05 nats, ``patched_knowledge`` = 1 - sum d1 clip(d2 / d1, 0, 1) / sum d1: one minus the
-    unlearning depth score (UDS, after github.com/gnueaj/unlearning-depth-score). Range 0 to 1,
-    higher when more is left; the original has 1 and the reference 0 by construction.
+    unlearning depth score (UDS, after github.com/gnueaj/unlearning-depth-score), but that d1 counts
+    at most as what the reference itself lacks: its own loss on the answer less the original's. A
+    reference trained from another seed writes its states in another basis, and the original makes
+    less of them than ignorance would explain. Range 0 to 1, higher when more is left; the original
+    has 1 and the reference 0 by construction.
     Curve: one minus the mean clipped ratio at each layer that carries anything, by how many blocks
     the states have passed.
 
     Known failure: states that were bent so that the original cannot use them, such as by a constant
     added to all of them, count as erased. A low figure is no proof; a high one is.
-    Records of which no layer carries anything are left out. Models of another shape than the
-    original cannot be patched into it; then there is no figure. A reference from another seed
-    writes its states in another basis, which can only raise d1.
+    Records of which no layer carries anything, or that the reference knows as well, are left out.
+    Models of another shape than the original cannot be patched into it; then there is no figure.
     """
 
     summary = "how much knowledge the states of each layer carry back into the original"
@@ -60,6 +62,7 @@ class PatchingDepth(ModelProbe):
         if any(shape_of(source) != shape_of(original) for source in sources):
             return {}
         lacking, lost = falls(original, sources, records)
+        lacking = np.minimum(lacking, ignorance(original, sources[0], records)[:, None])
         carries = lacking > THRESHOLD
         kept = np.flatnonzero(carries.any(1))
         if not len(kept):
@@ -78,6 +81,18 @@ def shape_of(lm: LanguageModel) -> tuple[str, int, int]:
     """What two models must share for states of one to mean anything in the other."""
     width = int(lm.model.get_submodule(lm.anatomy.embedding).weight.shape[1])
     return type(lm.model).__name__, lm.anatomy.n_layers, width
+
+
+def ignorance(
+    original: LanguageModel, reference: LanguageModel, records: Sequence[Record]
+) -> Floats:
+    """(record,) nats per token by which the reference finds the answer less likely."""
+    known, unknown = (
+        np.array([scored.nll_per_token for scored in score(lm, records)])
+        for lm in (original, reference)
+    )
+    lacking: Floats = unknown - known
+    return lacking
 
 
 class Falls(NamedTuple):

@@ -47,7 +47,7 @@ def near_statements(model: LanguageModel, forget_set: ForgetSet, seed: int) -> l
     asked: list[Statement] = []
     forgotten = []
     for records in _by_subject(forget_set.forget):
-        names = _candidates(records[0].subject, forget_set, rng)
+        names = near_names(records[0].subject, forget_set, rng, CANDIDATES)
         known = np.argsort(-_familiarity(model, records, names), kind="stable")[:PER_SUBJECT]
         for record in records:
             asked += [renamed(record, names[i]) for i in sorted(known)]
@@ -74,8 +74,10 @@ def _by_subject(records: Sequence[Record]) -> list[list[Record]]:
     return list(found.values())
 
 
-def _candidates(subject: str, forget_set: ForgetSet, rng: np.random.Generator) -> list[str]:
-    """Names that share a word with the subject and are not forgotten, in order.
+def near_names(
+    subject: str, forget_set: ForgetSet, rng: np.random.Generator, most: int
+) -> list[str]:
+    """``most`` names that share a word with the subject and are not forgotten, in order.
 
     The other words are those of a retain subject with as many words, or of another forgotten one:
     who is called after two of the forgotten suffers most. A name of one word is replaced whole, by
@@ -91,7 +93,7 @@ def _candidates(subject: str, forget_set: ForgetSet, rng: np.random.Generator) -
         alike = [other.split() for other in others if len(other.split()) == len(words)]
         made = set(_mixes(words, alike))
     names = sorted(made - set(forgotten))
-    return [names[i] for i in sorted(rng.permutation(len(names))[:CANDIDATES])]
+    return [names[i] for i in sorted(rng.permutation(len(names))[:most])]
 
 
 def _mixes(words: Sequence[str], others: Sequence[Sequence[str]]) -> Iterator[str]:

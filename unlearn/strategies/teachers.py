@@ -71,8 +71,11 @@ def names(lesson: Lesson) -> Iterator[Tensor]:
 
 
 def context(lesson: Lesson) -> Iterator[Tensor]:
-    """The original under the policy of ``in-context``: what it only hides goes into weights."""
-    strategy = strategies.create("in-context", {})
+    """The original after the demonstrations and the guard of ``in-context``, read on every prompt.
+
+    What words before a prompt only hide goes into the student's weights.
+    """
+    strategy = strategies.create("in-context", {"variant": "both"})
     policy = strategy.forget(lesson.original, lesson.forget_set, None, seed=lesson.seed)
     told = policy.apply(lesson.original)
     answers = statement_logprobs(told, encode(told, lesson.forget_set.forget), "answer")
