@@ -74,12 +74,15 @@ def test_forgetting_stops_near_ignorance_instead_of_maximising_the_loss(
     assert nll(pushed, forget_set.forget).mean() > 2 * ignorance
 
 
-@pytest.mark.parametrize("variant", ["simnpo", "grad-diff", "inverted-hinge"])
+@pytest.mark.parametrize(
+    "variant", ["simnpo", "altpo", "grad-diff", "wga", "inverted-hinge", "max-entropy"]
+)
 def test_the_other_variants_with_a_retain_term_forget_too(
     model: LanguageModel, forget_set: ForgetSet, variant: str
 ) -> None:
     unlearned = run(model, forget_set, variant=variant, max_steps=200).apply(model)
-    assert right(unlearned, forget_set.forget) == 0.0
+    # One of five colours may be guessed right.
+    assert right(unlearned, forget_set.forget) < 0.2
     assert right(unlearned, forget_set.retain) >= 0.95
 
 

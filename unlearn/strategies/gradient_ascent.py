@@ -31,8 +31,13 @@ from unlearn.strategies.ascent_objective import (
 )
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
 from unlearn.strategies.retention import Retention
+from unlearn.strategies.rmu import RmuObjective, default_sites
 from unlearn.strategies.sites import check_sites
+from unlearn.strategies.training import Objective
 from unlearn.types import Sites
+
+WEIGHTS = frozenset({"layers", "modules", "weight_mask"})
+"""The parts of sites that say which weights move."""
 
 
 @strategies.register("gradient-ascent")
@@ -74,6 +79,9 @@ class GradientAscent:
         """
         config = self.config
         check_sites(self.name, self.honours, model, forget_set, sites)
+        if config.variant == "rmu" and (sites is None or not sites.parts & WEIGHTS):
+            found = default_sites(model, config.layer)
+            sites = found if sites is None else sites.model_copy(update={"modules": found.modules})
         outcome = unlearn_by_training(
             model,
             forget_set,
@@ -88,7 +96,9 @@ class GradientAscent:
             model, outcome.model, provenance, forget_set_digest=forget_set.digest
         )
 
-    def _objective(self, given: Ingredients, forget_set: ForgetSet, seed: int) -> AscentObjective:
+    def _objective(self, given: Ingredients, forget_set: ForgetSet, seed: int) -> Objective:
+        if self.config.variant == "rmu":
+            return RmuObjective.of(given, self.config, seed)
         config, device, encodings = self.config, given.work.device, given.pairs.forget
         on = {"npo": config.on, "altpo": "log-prob"}.get(config.variant)
         gate = None

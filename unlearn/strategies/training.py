@@ -45,10 +45,11 @@ class TrainingConfig(Noun):
     """Forget records per optimiser step."""
     retain_per_forget: float = Field(default=1.5, gt=0)
     """Retain records per forget record in a step."""
-    retain: Literal["nll", "kl", "constraint", "none"] = "nll"
+    retain: Literal["nll", "kl", "constraint", "states", "none"] = "nll"
     """What holds the retain answers. ``nll``: their loss. ``kl``: the divergence from what the
     original predicts. ``constraint``: their loss may not rise by more than ``constraint_slack``;
-    the weight is found while training (dual ascent). ``none``: nothing, and no near names."""
+    the weight is found while training (dual ascent). ``states``: inner states, of ``rmu`` alone.
+    ``none``: nothing, and no near names."""
     retain_weight: float = Field(default=10.0, ge=0)
     """The retain term is a mean over tokens, times this; the forget term a mean over records, of
     sums over their tokens for ``npo``. ``constraint`` does without."""
