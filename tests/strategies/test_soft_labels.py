@@ -72,11 +72,14 @@ def test_on_disk_they_read_as_in_memory_and_the_file_goes_with_them() -> None:
     pieces = [predictions(seed, n=seed + 1) for seed in range(4)]
     inside = SoftLabels.collect(pieces, top_k=5, memory=2**20)
     outside = SoftLabels.collect(pieces, top_k=5, memory=0)
-    assert inside.folder is None and outside.folder is not None
+    assert inside.rows.folder is None and outside.rows.folder is not None
     for chosen in ([0], [3, 1], [2, 2, 0]):
         for a, b in zip(inside.at(chosen), outside.at(chosen), strict=True):
             assert torch.equal(a, b)
     label = inside.at([3, 1])
     wanted = SoftLabel.of(torch.cat([pieces[3], pieces[1]]), 5)
     assert torch.equal(label.ids, wanted.ids) and torch.equal(label.logprobs, wanted.logprobs)
-    outside.folder.cleanup()
+    folder = outside.rows.folder
+    assert folder.is_dir()
+    del outside
+    assert not folder.exists()

@@ -125,6 +125,7 @@ class Distillation:
             sites,
             self.config,
             lambda given: self._objective(given, forget_set, seed),
+            reads_states=True,
             seed=seed,
             progress=progress,
         )

@@ -88,6 +88,7 @@ class GradientAscent:
             sites,
             config,
             lambda given: self._objective(given, forget_set, seed),
+            reads_states=config.variant == "rmu",
             seed=seed,
             progress=progress,
         )

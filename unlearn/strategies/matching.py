@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies.counterfactual import Guess, guesses
+from unlearn.strategies.frozen_prefix import FrozenPrefix, lowest_trained
 from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.sites import Scope, find_scope, find_tokens, frozen
 from unlearn.strategies.stopping import (
@@ -88,6 +90,7 @@ def unlearn_by_training(
     config: TrainingConfig,
     make_objective: Callable[[Ingredients], Objective],
     *,
+    reads_states: bool = False,
     seed: int,
     progress: Progress | None,
 ) -> Outcome:
@@ -95,7 +98,8 @@ def unlearn_by_training(
 
     The state returned is the best one evaluated, at the strength that ``config`` asks for. Memory:
     the copy in float32, its gradients, two moments of Adam and two snapshots of whatever may
-    change.
+    change. Blocks below the lowest one that trains are run once for each text, unless the objective
+    ``reads_states`` inside the model.
 
     Raises:
         UnsupportedError: the sites are not trainable, a site took no part in training, or a retain
@@ -122,7 +126,8 @@ def unlearn_by_training(
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
             objective = make_objective(Ingredients(model, work, run.scope, pairs, gate, guessed))
-            train(work, pairs, objective, run.after_step, seed)
+            with nullcontext() if reads_states else _prefix(work, run.scope, pairs):
+                train(work, pairs, objective, run.after_step, seed)
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()
         sweep = run.strengthen(config.strength)
@@ -223,6 +228,14 @@ class Run:
         wanted = ~evaluation.matched if self.rule.match else np.ones_like(evaluation.matched)
         self.pairs.want(np.flatnonzero(wanted).tolist())
         return evaluation
+
+
+def _prefix(work: LanguageModel, scope: Scope, pairs: Pairs) -> AbstractContextManager[None]:
+    layer = lowest_trained(work, scope.trainable)
+    if not layer:
+        return nullcontext()
+    encodings = [*pairs.forget, *pairs.retain, *pairs.near]
+    return FrozenPrefix(work, layer, encodings, pairs.config.cache_mib * 2**20).skipped()
 
 
 def _uses_retain(config: TrainingConfig, forget_set: ForgetSet) -> bool:

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from unlearn.strategies.kept_rows import KeptRows
 
 Direction = Literal["forward", "reverse"]
 """``forward``: KL(teacher || student), the student has to cover what the teacher says. ``reverse``:
@@ -80,11 +77,8 @@ class SoftLabels:
     >>> labels.at([3, 0]).divergence(student_logprobs).mean()             # doctest: +SKIP
     """
 
-    def __init__(self, columns: Any, lengths: Sequence[int], folder: Any = None) -> None:
-        self.columns = columns
-        self.ends = list(accumulate(lengths, initial=0))
-        self.folder = folder
-        """Kept alive as long as the labels are read; goes with them."""
+    def __init__(self, rows: KeptRows) -> None:
+        self.rows = rows
 
     @classmethod
     def collect(cls, pieces: Iterable[Tensor], top_k: int, memory: int) -> SoftLabels:
@@ -98,20 +92,11 @@ class SoftLabels:
             for field in SoftLabel._fields
         }
         columns["ids"] = columns["ids"].int()
-        lengths = [len(one.tail) for one in found]
-        if sum(tensor.nbytes for tensor in columns.values()) <= memory:
-            return cls(columns, lengths)
-        folder = TemporaryDirectory(prefix="soft-labels-")
-        path = Path(folder.name) / "soft-labels.safetensors"
-        save_file(columns, path)
-        opened: Any = safe_open(path, "pt")
-        return cls({name: opened.get_slice(name) for name in columns}, lengths, folder)
+        return cls(KeptRows(columns, [len(one.tail) for one in found], memory))
 
-    def at(self, statements: Iterable[int], device: Any = "cpu") -> SoftLabel:
+    def at(self, statements: Sequence[int], device: Any = "cpu") -> SoftLabel:
         """Those of the statements, one after the other."""
-        spans = [slice(self.ends[i], self.ends[i + 1]) for i in statements]
         ids, logprobs, tail = (
-            torch.cat([self.columns[name][span] for span in spans]).to(device)
-            for name in SoftLabel._fields
+            self.rows.at(name, statements).to(device) for name in SoftLabel._fields
         )
         return SoftLabel(ids.long(), logprobs, tail)
