@@ -3,11 +3,11 @@
     python benchmarks/step.py                 # the lab's shape
     python benchmarks/step.py --steps 40
 
-Both sides take the same batches of lab:ten-people through the same loss, backward pass, clipping and
-AdamW, in turn and in this process; the bare side is a plain loop over them. Printed are seconds a
-step (the best of several rounds), the ratio to the bare loop, and that to gradient difference; then a
-run on the upper half of the blocks beside a whole one. Building caches is not in a step; it is printed
-beside it.
+Both sides take the same batches of lab:ten-people through the same loss, backward pass, clipping
+and AdamW, in turn and in this process; the bare side is a plain loop over them. Printed are seconds
+a step (the best of several rounds), the ratio to the bare loop, and that to gradient difference;
+then a run on the upper half of the blocks beside a whole one. Building caches is not in a step; it
+is printed beside it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Bench:
         )
         started = 0.0
         with frozen(self.lm.model):
-            for step in range(self.steps):
+            for _step in range(self.steps):
                 for batch in pairs.step():
                     objective(work.model, batch).total.backward()
                 torch.nn.utils.clip_grad_norm_(work.model.parameters(), self.config.max_grad_norm)
