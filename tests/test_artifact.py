@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from unlearn import artifact as module
 from unlearn import atomic_folder
 from unlearn.artifact import Artifact, FullWeights, Manifest, Provenance, SitesSummary, keyed_hash
+from unlearn.artifact_manifest import checksum_of
 from unlearn.errors import ArtifactError
 from unlearn.model.language_model import LanguageModel
 from unlearn.types import Sites
@@ -196,6 +197,16 @@ def test_one_flipped_bit_in_a_file_is_noticed(saved, name):
     (saved / name).write_bytes(content)
     with pytest.raises(ArtifactError, match=f"{name}.*damaged"):
         Artifact.load(saved)
+
+
+def test_an_artifact_of_an_older_version_opens_without_the_fields_it_did_not_have(saved, original):
+    file = saved / "artifact.json"
+    written = json.loads(file.read_text())
+    del written["provenance"]["sweep"], written["provenance"]["strength"]
+    file.write_text(json.dumps(written | {"checksum": checksum_of(written)}))
+    older = Artifact.load(saved)
+    assert older.provenance.strength == 1 and older.provenance.sweep == ()
+    assert same(bits(older.revert(older.apply(original))), bits(original))
 
 
 def test_missing_files_and_folders_are_named(saved, tmp_path):

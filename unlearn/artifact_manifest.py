@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import JsonValue, ValidationError
 
@@ -90,9 +90,14 @@ class Manifest(Noun):
 
     def computed_checksum(self) -> str:
         """What ``checksum`` has to be."""
-        plain = self.model_copy(update={"checksum": ""}).model_dump(mode="json")
-        text = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return checksum_of(json.loads(self.model_dump_json()))
+
+
+def checksum_of(written: Mapping[str, Any]) -> str:
+    """The checksum of a manifest as it is written, whatever fields its version of it had."""
+    plain = {**written, "checksum": ""}
+    text = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_of(file: Path) -> str:
@@ -110,13 +115,15 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}")
+    text = file.read_bytes()
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, detail["loc"])) or "the whole file"
         raise ArtifactError(f"{file} does not read: {field}: {detail['msg']}") from None
-    if manifest.checksum != manifest.computed_checksum():
+    # Of what was read, not of what it became: an older manifest lacks fields that are here now.
+    if manifest.checksum != checksum_of(json.loads(text)):
         raise ArtifactError(f"{file} was changed or damaged after it was written")
     if any(name in (MANIFEST, *KEYS) or Path(name).name != name for name in manifest.files):
         raise ArtifactError(f"{file} lists a file outside its own folder")
