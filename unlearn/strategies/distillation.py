@@ -66,7 +66,7 @@ class DistillationConfig(TrainingConfig):
     near_weight: float = Field(default=8.0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    stop: Literal["match", "budget"] = "budget"
+    stop: Literal["match", "extraction", "budget"] = "budget"
     max_steps: Annotated[int | None, OrNone] = Field(default=400, ge=1)
     evaluate_every: int = Field(default=20, ge=1)
     ceiling_patience: int = Field(default=1000, ge=1)
