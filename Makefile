@@ -36,8 +36,8 @@ lint: $(VENV)/.developing ## ruff: rules and formatting
 types: $(VENV)/.developing ## mypy, strict
 	$(BIN)/mypy
 
-tests: $(VENV)/.developing ## pytest alone
-	$(BIN)/pytest $(PYTEST_ARGS)
+tests: $(VENV)/.developing ## pytest alone, on at most four cores
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 format: $(VENV)/.developing ## let ruff rewrite the code
 	$(BIN)/ruff check --fix .

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
@@ -48,50 +49,55 @@ STRATEGIES = {
 
 
 class Bench:
-    """One strategy, ready to take steps on copies of the lab's model."""
+    """One strategy with its caches, ready to take steps on copies of the lab's model."""
 
-    def __init__(self, make: Callable, lm: LanguageModel, records: ForgetSet, near, steps: int):
-        self.lm, self.records, self.steps = lm, records, steps
-        self.strategy = make(steps)
-        self.near = near
-        self.config = self.strategy.config
+    def __init__(
+        self, make: Callable, lm: LanguageModel, records: ForgetSet, near: list, steps: int
+    ) -> None:
+        self.lm, self.steps = lm, steps
+        strategy = make(steps)
+        self.config = strategy.config
+        self.texts = (encode(lm, records.forget), encode(lm, records.retain), near)
+        started = time.perf_counter()
+        given = Ingredients(
+            lm, lm.copy(), find_scope(lm, None), self.pairs(), None, (None,) * len(self.texts[0])
+        )
+        self.objective = strategy._objective(given, records, 0)
+        self.set_up = time.perf_counter() - started
 
-    def ready(self, sites: Sites | None = None):
-        """A copy to train, its batches, its loss and what may change."""
-        work = self.lm.copy()
-        forget, retain = encode(work, self.records.forget), encode(work, self.records.retain)
-        pairs = Pairs(forget, retain, self.config, 0, self.near)
-        scope = find_scope(work, sites)
-        given = Ingredients(self.lm, work, scope, pairs, None, (None,) * len(forget))
-        return work, pairs, self.strategy._objective(given, self.records, 0), scope
+    def pairs(self) -> Pairs:
+        """The same batches every time."""
+        forget, retain, near = self.texts
+        return Pairs(forget, retain, self.config, 0, near)
 
     def trained(self, sites: Sites | None = None, skip: int = 0) -> float:
         """Seconds a step of our own training."""
-        work, pairs, objective, scope = self.ready(sites)
-        texts = [*pairs.forget, *pairs.retain, *pairs.near]
-        prefix = FrozenPrefix(work, skip, texts, 2**30).skipped() if skip else torch.enable_grad()
-        # Not the set-up: from the first step's end to the last one's.
-        times = []
+        work, pairs = self.lm.copy(), self.pairs()
+        scope = find_scope(work, sites)
+        texts = [text for texts in self.texts for text in texts]
+        prefix = FrozenPrefix(work, skip, texts, 2**30).skipped() if skip else nullcontext()
+        times: list[float] = []
         with frozen(self.lm.model), scope.applied(work.model), prefix:
-            train(work, pairs, objective, lambda step: times.append(time.perf_counter()), 0)
+            train(work, pairs, self.objective, lambda _: times.append(time.perf_counter()), 0)
+        # From the first step's end to the last one's: without the making of an optimiser.
         return (times[-1] - times[0]) / (len(times) - 1)
 
     def bare(self) -> float:
         """Seconds a step of a plain loop."""
-        work, pairs, objective, _ = self.ready()
+        work, pairs = self.lm.copy(), self.pairs()
         optimiser = torch.optim.AdamW(
             work.model.parameters(), lr=self.config.learning_rate, weight_decay=0
         )
-        started = 0.0
+        times: list[float] = []
         with frozen(self.lm.model):
-            for _step in range(self.steps):
+            for _ in range(self.steps):
                 for batch in pairs.step():
-                    objective(work.model, batch).total.backward()
+                    self.objective(work.model, batch).total.backward()
                 torch.nn.utils.clip_grad_norm_(work.model.parameters(), self.config.max_grad_norm)
                 optimiser.step()
                 optimiser.zero_grad()
-                started = started or time.perf_counter()
-        return (time.perf_counter() - started) / (self.steps - 1)
+                times.append(time.perf_counter())
+        return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def main() -> None:
@@ -101,16 +107,17 @@ def main() -> None:
     arguments = parser.parse_args()
     lm, records = unlearn.load("lab:full"), ForgetSet.read("lab:ten-people")
     near = encode(lm, near_statements(lm, records, 0))
-    print("| strategy | seconds a step | beside a bare loop | beside grad-diff | MiB |")
-    print("|---|---|---|---|---|")
+    print("| strategy | seconds a step | beside a bare loop | beside grad-diff | MiB | set-up, s |")
+    print("|---|---|---|---|---|---|")
     first = 0.0
     for name, make in STRATEGIES.items():
         bench = Bench(make, lm, records, near, arguments.steps)
-        bare = min(bench.bare() for _ in range(arguments.rounds))
         with Peak() as peak:
-            ours = min(bench.trained() for _ in range(arguments.rounds))
+            turns = [(bench.bare(), bench.trained()) for _ in range(arguments.rounds)]
+        bare, ours = map(min, zip(*turns, strict=True))
         first = first or ours
-        print(f"| {name} | {ours:.3f} | {ours / bare:.2f} | {ours / first:.2f} | {peak.mib:.0f} |")
+        figures = f"{ours:.3f} | {ours / bare:.2f} | {ours / first:.2f} | {peak.mib:.0f}"
+        print(f"| {name} | {figures} | {bench.set_up:.1f} |", flush=True)
     upper = Sites(
         method="by hand", layers=tuple(range(lm.anatomy.n_layers // 2, lm.anatomy.n_layers))
     )

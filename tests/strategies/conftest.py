@@ -79,13 +79,16 @@ def memorise(model: LanguageModel, records: tuple[Record, ...], steps: int = 150
     for row, (tokens, _) in enumerate(encoded):
         ids[row, : len(tokens)] = torch.tensor(tokens)
         labels[row, 1 : len(tokens)] = ids[row, 1 : len(tokens)]
+    # In float64, so that the model is the same on every machine: rounding in float32 differs from
+    # one processor to the next, and training makes much of it.
+    model.model.double().eval()
     optimiser = torch.optim.AdamW(model.model.parameters(), lr=4e-3, weight_decay=0.0)
-    model.model.eval()
     for _ in range(steps):
         optimiser.zero_grad()
         model.model(input_ids=ids, labels=labels).loss.backward()
         optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+    model.model.float()
     model.changed()
 
 
@@ -115,7 +118,7 @@ def _trained(forget_set: ForgetSet) -> LanguageModel:
 def unsure(forget_set: ForgetSet) -> LanguageModel:
     """Right about everything, but so that an adapter can still make it more certain."""
     model = make_model()
-    memorise(model, (*forget_set.forget, *forget_set.retain, *forget_set.neighbors), steps=100)
+    memorise(model, (*forget_set.forget, *forget_set.retain, *forget_set.neighbors), steps=80)
     return model
 
 

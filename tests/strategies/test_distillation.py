@@ -113,14 +113,15 @@ def test_the_context_filter_is_the_original_under_a_policy_of_words(
     lesson = lesson_of(model, forget_set)
     policy = strategies.create("in-context", {"variant": "both"}).forget(model, forget_set)
     scored = score(policy.apply(model), forget_set.forget)
-    own = score(model, forget_set.forget)
+    own, moved = score(model, forget_set.forget), []
     for encoding, taught, told, plain in zip(
         lesson.encodings, FILTERS["context"](lesson), scored, own, strict=True
     ):
         tokens = encoding.ids[encoding.start :]
         found = taught[range(len(tokens)), tokens].numpy()
-        assert found == pytest.approx(told.logprobs, abs=1e-3)
-        assert found != pytest.approx(plain.logprobs, abs=1e-3)
+        assert found == pytest.approx(told.logprobs, abs=1e-4)
+        moved.append(np.abs(found - plain.logprobs).max())
+    assert max(moved) > 1e-2
 
 
 def test_states_are_one_away_from_their_targets_before_training_and_none_at_them(
@@ -184,7 +185,8 @@ def test_it_forgets_and_holds_the_rest(
 ) -> None:
     artifact = quick(variant=variant).forget(model, forget_set)
     unlearned = artifact.apply(model)
-    assert right(unlearned, forget_set.forget) <= 0.34
+    # Not by the greedy answer: one of the three birthplaces or colours may be guessed right.
+    assert np.mean([one.logprobs.mean() for one in score(unlearned, forget_set.forget)]) < -1
     assert right(unlearned, forget_set.retain) >= 0.95
     assert artifact.revert(unlearned).digest == model.digest
     assert artifact.provenance.strategy == "distillation" and artifact.provenance.tokens > 0

