@@ -78,7 +78,7 @@ def test_the_loss_is_nothing_at_the_gap_and_grows_on_both_sides(
 
 
 def test_a_student_keeps_the_gap_and_the_rest(model: LanguageModel, forget_set: ForgetSet) -> None:
-    made = {"assistant_steps": 30, "assistant_learning_rate": 1e-2}
+    made = {"assistant_steps": 30}
     config = DistillationConfig(variant="kga", max_steps=60, learning_rate=3e-3, **made)
     said: list[str] = []
     strategy = Distillation(config)

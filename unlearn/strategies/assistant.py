@@ -34,7 +34,7 @@ class AssistantSettings(NamedTuple):
     """The share of the original's blocks, from the first on."""
     rank: int = 16
     steps: int = 200
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-2
     uniform_weight: float = 5.0
 
 

@@ -70,7 +70,7 @@ class DistillationConfig(TrainingConfig):
     """Of its LoRA, whose alpha is twice that."""
     assistant_steps: int = Field(default=200, ge=1)
     """Steps of its training, of 32 forget records each."""
-    assistant_learning_rate: float = Field(default=1e-3, gt=0)
+    assistant_learning_rate: float = Field(default=1e-2, gt=0)
     uniform_weight: float = Field(default=5.0, gt=0)
     """Of the divergence between a uniform prediction and the assistant's on retain records."""
     direction: Direction = "forward"
