@@ -20,6 +20,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
 from unlearn.strategies import forget
+from unlearn.strategies.peft_modules import attach
 from unlearn.strategies.subtraction import Subtraction, SubtractionConfig
 from unlearn.types import Record, Sites
 
@@ -426,3 +427,8 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
         forget(model, forget_set, strategy="subtraction", settings=settings)
+
+
+def test_what_peft_refuses_is_an_error_in_a_sentence(untrained: LanguageModel) -> None:
+    with pytest.raises(UnsupportedError, match="peft has no adapter for tiny: .*nowhere"):
+        attach(untrained, LoraConfig(target_modules=["nowhere"]), "module", seed=0)

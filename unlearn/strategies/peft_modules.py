@@ -53,12 +53,19 @@ def attach(model: LanguageModel, config: Any, name: str, seed: int) -> Any:
     """The ``PeftModel`` around ``model``, whose modules it wraps where they are.
 
     Only the adapter requires a gradient. It starts as nothing, its A at random from ``seed``.
+
+    Raises:
+        UnsupportedError: peft refuses an architecture, or one of the modules.
     """
     with quiet_import():
         from peft import get_peft_model
     with unheard(), torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = get_peft_model(model.model, config, adapter_name=name)
+        try:
+            network = get_peft_model(model.model, config, adapter_name=name)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedError(f"peft has no adapter for {model.source}: {reason}") from error
     network.eval()
     return network
 
