@@ -430,5 +430,5 @@ def test_settings_that_make_no_sense_are_refused(
 
 
 def test_what_peft_refuses_is_an_error_in_a_sentence(untrained: LanguageModel) -> None:
-    with pytest.raises(UnsupportedError, match="peft has no adapter for tiny: .*nowhere"):
+    with pytest.raises(UnsupportedError, match=r"peft has no adapter for tiny: .*nowhere"):
         attach(untrained, LoraConfig(target_modules=["nowhere"]), "module", seed=0)
