@@ -129,7 +129,7 @@ def test_a_student_of_the_difference_forgets_and_holds_the_rest(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
     # Every token, because one in a hundred of so small a vocabulary is none.
-    made = {"assistant_layers": 0.5, "assistant_steps": 40, "top_logit_filter": 0, "weight": 1}
+    made = {"assistant_layers": 0.5, "assistant_steps": 40, "top_logit_filter": 0}
     settings = {"learning_rate": 3e-3, "max_steps": 40, **made}
     # A run this short may end above the ceiling, and would go back to the original.
     config = DistillationConfig(variant="difference", retain_ceiling=1e3, **settings)

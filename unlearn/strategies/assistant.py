@@ -28,7 +28,7 @@ from unlearn.strategies.training import Losses, MicroBatch, Pairs, TrainingConfi
 class AssistantSettings(NamedTuple):
     """How the assistant is made, and how much of it is taken off."""
 
-    weight: float = 0.8
+    weight: float = 1.0
     top_logit_filter: float = 0.01
     layers: float = 0.25
     """The share of the original's blocks, from the first on."""
