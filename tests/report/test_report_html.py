@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from unlearn.report import render_html, render_markdown
+from unlearn.report import render_html, render_markdown, wording
 from unlearn.report.files import as_json
 from unlearn.types import AuditResult, Example, Verdict
 
@@ -210,7 +210,8 @@ def test_the_deep_page_is_as_sound_as_the_plain_one(deep):
     charts = [svg for svg in document.all("svg") if svg.get("role") == "img"]
     assert all(set(svg["aria-labelledby"].split()) <= set(ids) for svg in charts)
     n_plain = sum(not finding.condition for finding in deep.findings)
-    assert len(charts) == n_plain + 1
+    n_curves, n_sweeps = 1, 1
+    assert len(charts) == n_plain + n_curves + n_sweeps
 
 
 def test_figures_of_lower_precision_lie_folded_beside_the_model_as_it_is(deep):
