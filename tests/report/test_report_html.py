@@ -306,6 +306,6 @@ def test_multiples_of_the_change_are_drawn_and_listed_and_the_kept_one_is_named(
     shown = render_html(deep)
     at = shown.index(f"<h3>{wording.STRENGTHS}</h3>")
     assert '<polyline class="course"' in shown[at:]
-    row = '<tr><th scope="row">1</th><td>0.05</td><td>0.34</td><td>kept</td></tr>'
+    row = '<tr><th scope="row">1</th><td>0.050</td><td>0.340</td><td>kept</td></tr>'
     assert row in shown[at:] and shown.count("<td>kept</td>") == 1
-    assert "| 0.5 | 0.6 | 0.21 |  |" in render_markdown(deep)
+    assert "| 0.5 | 0.600 | 0.210 |  |" in render_markdown(deep)
