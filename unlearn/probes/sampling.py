@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from unlearn.model.extraction import overlap
 from unlearn.model.scoring import TokenScores
 from unlearn.probes.matching import Matcher, words
 from unlearn.probes.probe import (
@@ -194,7 +195,7 @@ class ExtractionLikelihood(GenerationProbe):
             return []
         cuts = {record.id: list(_cuts(record)) for record in material["forget"]}
         overlaps = {
-            key: _overlap(words(written[0]), words(cuts[key.record_id][key.part][1]))
+            key: overlap(words(written[0]), words(cuts[key.record_id][key.part][1]), GRAM)
             for key, written in texts.items()
         }
         title = "How much of the rest of an answer comes after part of it"
@@ -236,16 +237,3 @@ def _cuts(record: Record) -> Iterator[tuple[str, str]]:
     for start in starts or [0]:
         given = record.separator + record.answer[:start] if start else ""
         yield given, record.answer[start:]
-
-
-def _overlap(written: Sequence[str], rest: Sequence[str]) -> float:
-    """The share of n-grams of what was written that occur in the rest."""
-    n = min(GRAM, len(rest))
-    if n == 0:
-        return 0.0
-    known, grams = set(_grams(rest, n)), _grams(written[: len(rest)], n)
-    return float(np.mean([gram in known for gram in grams])) if grams else 0.0
-
-
-def _grams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from unlearn.adapter import PLAIN_STARTS
 from unlearn.errors import InputError, NumericalError, UnsupportedError
 
 How = Literal["cat", "svd", "linear", "ties", "ties_svd"]
@@ -160,6 +161,11 @@ def refuse_unfaithful(config: Any, name: str) -> None:
                 f"the adapter {name!r} sets {key}, and cannot be added or negated: {reason}. "
                 "Convert it to a plain LoRA first"
             )
+    if (start := getattr(config, "init_lora_weights", True)) not in PLAIN_STARTS:
+        raise UnsupportedError(
+            f"the adapter {name!r} was started with {start!r}, which changes the base too, so it "
+            "fits a base that nobody has. Convert it to a plain LoRA first"
+        )
     if getattr(config, "bias", "none") != "none":
         raise UnsupportedError(f"the adapter {name!r} trains biases, which peft does not add")
 

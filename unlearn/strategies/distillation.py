@@ -15,7 +15,9 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import IGNORED, Rows
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
+from unlearn.strategies.assistant import AssistantSettings
 from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
+from unlearn.strategies.gap import find_gaps, require_new_data
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import Scope, check_sites
@@ -24,7 +26,15 @@ from unlearn.strategies.teachers import FILTERS, Lesson
 from unlearn.strategies.training import Losses, MicroBatch, OrNone, TrainingConfig
 from unlearn.types import Sites
 
-Variant = Literal["names", "logits", "context", "model", "checkpoint", "data"]
+Variant = Literal["names", "logits", "context", "difference", "kga", "model", "checkpoint", "data"]
+
+EXTRA_MODELS = {
+    "difference": "an assistant is trained, in memory beside the model",
+    "kga": "two copies are trained, one after the other, in memory beside the model",
+    "model": "a teacher is read, in memory beside the model",
+    "checkpoint": "a teacher is read, in memory beside the model",
+}
+"""What is said before work begins that needs more than the model and the student."""
 
 ROBUST = {"shrink": 0.15}
 """What ``robust`` stands for unless told."""
@@ -40,13 +50,29 @@ class DistillationConfig(TrainingConfig):
     variant: Variant = "names"
     """The filter that makes the teacher. ``names``: the original, asked about others it never met.
     ``logits``: the original with the true tokens made unlikely. ``context``: the original under an
-    in-context policy. ``model``: an unlearned model, ``checkpoint``: an earlier model or one
-    without the data, both given by ``teacher``. ``data``: no teacher for the forget records at all,
-    only the retain ones: with ``robust`` what is not taught again is lost."""
+    in-context policy. ``difference``: the original less an assistant that knows only what is to go.
+    ``kga``: one that learned the records, from which the student keeps the distance that a stranger
+    has, see ``unlearn.strategies.gap``. ``model``: an unlearned model, ``checkpoint``: an earlier
+    model or one without the data, both given by ``teacher``. ``data``: no teacher for the forget
+    records at all, only the retain ones: with ``robust`` what is not taught again is lost."""
     teacher: str = ""
     """A model folder or name for ``model`` and ``checkpoint``."""
     beta: float = Field(default=10.0, gt=0)
     """How far ``logits`` lowers the logit of a true token."""
+    weight: float = Field(default=0.8, gt=0)
+    """Of the assistant's logits, which ``difference`` takes off the original's."""
+    top_logit_filter: float = Field(default=0.01, ge=0, lt=1)
+    """They are taken off tokens with at least this share of the favourite's probability, and off
+    the same share of the vocabulary in any case; 0 for every token."""
+    assistant_layers: float = Field(default=0.25, gt=0, le=1)
+    """The share of the original's blocks that make the assistant, at least one block."""
+    assistant_rank: int = Field(default=16, ge=1)
+    """Of its LoRA, whose alpha is twice that."""
+    assistant_steps: int = Field(default=200, ge=1)
+    """Steps of its training, of 32 forget records each."""
+    assistant_learning_rate: float = Field(default=1e-2, gt=0)
+    uniform_weight: float = Field(default=5.0, gt=0)
+    """Of the divergence between a uniform prediction and the assistant's on retain records."""
     direction: Direction = "forward"
     """Of the divergence from the teacher."""
     robust: bool = False
@@ -66,7 +92,7 @@ class DistillationConfig(TrainingConfig):
     near_weight: float = Field(default=8.0, ge=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    stop: Literal["match", "budget"] = "budget"
+    stop: Literal["match", "extraction", "budget"] = "budget"
     max_steps: Annotated[int | None, OrNone] = Field(default=400, ge=1)
     evaluate_every: int = Field(default=20, ge=1)
     ceiling_patience: int = Field(default=1000, ge=1)
@@ -119,6 +145,10 @@ class Distillation:
             InputError: the sites are for another model or forget set.
         """
         check_sites(self.name, self.honours, model, forget_set, sites)
+        if self.config.variant == "kga":
+            require_new_data(forget_set)
+        if progress is not None and self.config.variant in EXTRA_MODELS:
+            progress(EXTRA_MODELS[self.config.variant], 0.0)
         outcome = unlearn_by_training(
             model,
             forget_set,
@@ -137,8 +167,31 @@ class Distillation:
     def _objective(
         self, given: Ingredients, forget_set: ForgetSet, seed: int
     ) -> DistillationObjective:
+        config, lesson = self.config, self._lesson(given, forget_set, seed)
+        labels = targets = gaps = None
+        if config.variant in FILTERS:
+            pieces = FILTERS[config.variant](lesson)
+            labels = SoftLabels.collect(pieces, config.top_k, config.cache_mib * 2**20)
+        if config.variant == "names" and config.state_weight:
+            targets = StateTargets.of(lesson)
+        if config.variant == "kga":
+            gaps = find_gaps(lesson, config.top_k, config.direction, config.min_holdout)
+        objective = DistillationObjective(
+            config,
+            labels,
+            targets,
+            Retention.of(given.original, given.pairs),
+            given.original,
+            np.random.default_rng(seed),
+            gaps,
+        )
+        # After everything was asked of the student's weights as they were.
+        weaken(given.scope, given.work, config.shrink, config.noise, seed)
+        return objective
+
+    def _lesson(self, given: Ingredients, forget_set: ForgetSet, seed: int) -> Lesson:
         config = self.config
-        lesson = Lesson(
+        return Lesson(
             given.original,
             forget_set,
             tuple(given.pairs.forget),
@@ -147,24 +200,16 @@ class Distillation:
             config.beta,
             config.teacher,
             seed,
+            AssistantSettings(
+                config.weight,
+                config.top_logit_filter,
+                config.assistant_layers,
+                config.assistant_rank,
+                config.assistant_steps,
+                config.assistant_learning_rate,
+                config.uniform_weight,
+            ),
         )
-        labels = targets = None
-        if config.variant in FILTERS:
-            pieces = FILTERS[config.variant](lesson)
-            labels = SoftLabels.collect(pieces, config.top_k, config.cache_mib * 2**20)
-        if config.variant == "names" and config.state_weight:
-            targets = StateTargets.of(lesson)
-        objective = DistillationObjective(
-            config,
-            labels,
-            targets,
-            Retention.of(given.original, given.pairs),
-            given.original,
-            np.random.default_rng(seed),
-        )
-        # After everything was asked of the student's weights as they were.
-        weaken(given.scope, given.work, config.shrink, config.noise, seed)
-        return objective
 
 
 class DistillationObjective(NamedTuple):
@@ -176,6 +221,8 @@ class DistillationObjective(NamedTuple):
     retention: Retention
     original: LanguageModel
     rng: np.random.Generator
+    gaps: Tensor | None = None
+    """(R,) how far ``kga`` keeps each record from its teacher, in nats per token."""
 
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
         """The losses of one micro-batch."""
@@ -187,7 +234,10 @@ class DistillationObjective(NamedTuple):
         traced = traced_run(model, layers, rows)
         label = self.labels.at(rows.records.tolist(), rows.ids.device)
         said = self._divergence(label, traced.predictions.logprobs, rows)
-        forget = traced.predictions.mean_by_row(said).sum() / batch.n_forget
+        apart = traced.predictions.mean_by_row(said)
+        if self.gaps is not None:
+            apart = (apart - self.gaps[rows.records]).abs()
+        forget = apart.sum() / batch.n_forget
         total = forget + held.total
         if self.targets is not None:
             away = self.targets.distance(traced.states, rows).sum() / batch.n_forget

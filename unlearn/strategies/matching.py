@@ -17,6 +17,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.strategies.counterfactual import Guess, guesses
+from unlearn.strategies.extraction import ExtractionRule
 from unlearn.strategies.frozen_prefix import FrozenPrefix, lowest_trained
 from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.sites import Scope, find_scope, find_tokens, frozen
@@ -118,7 +119,7 @@ def unlearn_by_training(
     holds_near = config.near_per_forget and use_retain
     near = encode(model, near_statements(model, forget_set, seed) if holds_near else ())
     pairs = Pairs(forget, retain, config, seed, near, counted)
-    evaluator = _evaluator(forget_set, found.records, config, seed)
+    evaluator = _evaluator(model, forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
     run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
     with frozen(model.model), run.scope.applied(work.model):
@@ -225,7 +226,8 @@ class Run:
         if self.rule.is_best(evaluation) and step:
             self.kept = self.scope.snapshot()
         self.stop_reason = self.rule.reason(evaluation) or ""
-        wanted = ~evaluation.matched if self.rule.match else np.ones_like(evaluation.matched)
+        leaves = self.pairs.config.stop == "match"
+        wanted = ~evaluation.matched if leaves else np.ones_like(evaluation.matched)
         self.pairs.want(np.flatnonzero(wanted).tolist())
         return evaluation
 
@@ -248,15 +250,22 @@ def _uses_retain(config: TrainingConfig, forget_set: ForgetSet) -> bool:
 
 
 def _evaluator(
-    forget_set: ForgetSet, targets: tuple[Target, ...], config: TrainingConfig, seed: int
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    targets: tuple[Target, ...],
+    config: TrainingConfig,
+    seed: int,
 ) -> Evaluator:
+    extraction = None
+    if config.stop == "extraction":
+        extraction = ExtractionRule.of(model, forget_set, config.el_n)
     sample = forget_set.sample("retain", config.retain_sample, seed) if forget_set.retain else ()
-    return Evaluator(forget_set.forget, sample, targets)
+    return Evaluator(forget_set.forget, sample, targets, extraction)
 
 
 def _stop_rule(config: TrainingConfig, n_forget: int, use_retain: bool) -> StopRule:
     return StopRule(
-        config.stop == "match",
+        config.stop != "budget",
         Budget(config.steps(n_forget), config.max_tokens, config.max_seconds),
         Ceiling(config.retain_ceiling, config.retain_floor, config.ceiling_patience),
         use_retain,
@@ -310,9 +319,8 @@ def _hand_back(run: Run, model: LanguageModel, dtypes: dict[str, torch.dtype]) -
         return
     evaluation = run.evaluator(work, run.log[-1]["step"])
     run.log.append({"step": evaluation.step, "rounded": True, **evaluation.summary()})
-    if run.stop_reason.startswith("matched") and not evaluation.matched.all():
-        n_matched, n = int(evaluation.matched.sum()), len(evaluation.matched)
-        run.stop_reason += f"; after rounding to {model.dtype}, {n_matched} of {n} still match"
+    if run.stop_reason.startswith(("matched", "extraction")) and not evaluation.forgotten:
+        run.stop_reason += f"; after rounding to {model.dtype}, {evaluation.left}"
 
 
 def _check_untouched(model: LanguageModel, work: LanguageModel, scope: Scope) -> None:

@@ -22,6 +22,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores, score
 from unlearn.strategies.counterfactual import TOLERANCE, Guess
+from unlearn.strategies.extraction import Extraction, ExtractionRule
 from unlearn.types import Record, Statement
 
 FALLBACK_AGREEMENT = 0.5
@@ -143,6 +144,9 @@ class Evaluation:
     """Mean NLL per token over the retain sample; None without a retain split."""
     token_gaps: npt.NDArray[np.float64] | None = None
     """Per record: its gap by tokens, NaN where its target holds no guess."""
+    extraction: Extraction | None = None
+    """How much of the forget records comes back, where ``rule`` asks for it."""
+    rule: ExtractionRule | None = None
 
     @cached_property
     def gaps(self) -> npt.NDArray[np.float64]:
@@ -167,8 +171,25 @@ class Evaluation:
         return matched
 
     @property
+    def forgotten(self) -> bool:
+        """Whether training has done its work: all records match, or no more comes back."""
+        return self.gap == 0 if self.extraction is not None else bool(self.matched.all())
+
+    @property
+    def left(self) -> str:
+        """What there is left to forget, in a clause."""
+        if self.extraction is not None and self.rule is not None:
+            return self.rule.compare(self.extraction)
+        return f"{int((~self.matched).sum())} records are left"
+
+    @property
     def gap(self) -> float:
-        """Mean gap and worst gap in equal parts: one record that is still known keeps it high."""
+        """Mean gap and worst gap in equal parts: one record that is still known keeps it high.
+
+        Under an extraction rule the excess of EL_n and MA over those of unseen records.
+        """
+        if self.extraction is not None and self.rule is not None:
+            return self.extraction.excess(self.rule.unseen)
         return float(self.gaps.mean() + self.gaps.max()) / 2
 
     @property
@@ -179,7 +200,11 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The figures for the step log."""
+        extracted = {}
+        if self.extraction is not None and self.rule is not None:
+            extracted = self.rule.summary(self.extraction)
         return {
+            **extracted,
             "forget_nll_mean": float(self.nll_per_token.mean()),
             "forget_nll_min": float(self.nll_per_token.min()),
             "matched": float(self.matched.mean()),
@@ -195,9 +220,10 @@ class Evaluator(NamedTuple):
     forget: tuple[Record, ...]
     retain: tuple[Record, ...]
     targets: tuple[Target, ...]
+    extraction: ExtractionRule | None = None
 
     def __call__(self, model: LanguageModel, step: int) -> Evaluation:
-        """The state of ``model`` now, from one forward pass per record."""
+        """The state of ``model`` now, from one forward pass per record and what a rule adds."""
         scores = score(model, [*self.forget, *self.retain])
         forget, retain = scores[: len(self.forget)], scores[len(self.forget) :]
         return Evaluation(
@@ -207,6 +233,8 @@ class Evaluator(NamedTuple):
             np.array([scored.exact_memorisation for scored in forget]),
             float(np.mean([scored.nll_per_token for scored in retain])) if retain else None,
             np.array([_token_gap(*pair) for pair in zip(forget, self.targets, strict=True)]),
+            None if self.extraction is None else self.extraction(model, forget),
+            self.extraction,
         )
 
 
@@ -262,6 +290,7 @@ class StopRule:
     """
 
     match: bool
+    """Whether training ends once everything is forgotten, and not with a budget alone."""
     budget: Budget
     ceiling: Ceiling
     can_repair: bool
@@ -288,8 +317,10 @@ class StopRule:
         """Why training ends at this evaluation, or None; budgets are asked separately."""
         above = self._above(evaluation)
         self.strikes = self.strikes + 1 if above else 0
-        done = self.match and bool(evaluation.matched.all())
+        done = self.match and evaluation.forgotten
         if done and not above:
+            if evaluation.extraction is not None:
+                return f"extraction: {evaluation.left}"
             return "matched: every forget record looks like one that was never trained on"
         if above and (self.strikes >= self.ceiling.patience or (done and not self.can_repair)):
             return f"retain ceiling: retain NLL above {self.limit:.3g} nats per token"

@@ -46,10 +46,9 @@ class Sweep(NamedTuple):
             return "the change is as it was trained"
         if self.reached:
             return f"strength {self.chosen:g} of the change is the least that forgets"
-        n_left = int((~self.evaluations[self.chosen].matched).sum())
         return (
-            f"no strength of the change forgets everything within the retain ceiling; {n_left} "
-            f"records are left at {self.chosen:g}"
+            "no strength of the change forgets everything within the retain ceiling; "
+            f"{self.evaluations[self.chosen].left} at {self.chosen:g}"
         )
 
 
@@ -93,7 +92,7 @@ def _inside(evaluation: Evaluation, limit: float) -> bool:
 
 
 def _passes(evaluation: Evaluation, limit: float) -> bool:
-    return bool(evaluation.matched.all()) and _inside(evaluation, limit)
+    return evaluation.forgotten and _inside(evaluation, limit)
 
 
 class Change(NamedTuple):

@@ -18,6 +18,12 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import LossOn, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.registry import strategies
+from unlearn.strategies.assistant import (
+    AssistantSettings,
+    learned,
+    subtracted,
+    train_assistant,
+)
 from unlearn.strategies.counterfactual import renamed, subjects_of
 from unlearn.strategies.predictions import statement_logprobs
 
@@ -37,6 +43,8 @@ class Lesson(NamedTuple):
     teacher: str
     """The model that ``model`` and ``checkpoint`` load."""
     seed: int
+    assistant: AssistantSettings = AssistantSettings()
+    """Of ``difference``."""
 
 
 Filter = Callable[[Lesson], Iterator[Tensor]]
@@ -107,10 +115,39 @@ def loaded(lesson: Lesson) -> Iterator[Tensor]:
     yield from statement_logprobs(other, encodings, lesson.loss_on)
 
 
+def difference(lesson: Lesson) -> Iterator[Tensor]:
+    """The original less an assistant that knows the forget records and nothing else.
+
+    Ji et al. 2024 (ULD), arXiv:2406.08607; see ``unlearn.strategies.assistant``. The assistant is
+    let go of with the last prediction: what it knew goes into the student.
+
+    Raises:
+        UnsupportedError: there is no retain split to know nothing of.
+    """
+    model, settings = lesson.original, lesson.assistant
+    assistant = train_assistant(
+        model, lesson.forget_set, lesson.encodings, settings, lesson.loss_on, lesson.seed
+    )
+    both = (statement_logprobs(lm, lesson.encodings, lesson.loss_on) for lm in (model, assistant))
+    for own, known in zip(*both, strict=True):
+        yield subtracted(own, known, settings.weight, settings.top_logit_filter)
+
+
+def knowing(lesson: Lesson) -> Iterator[Tensor]:
+    """The original after a LoRA learned the forget records: what ``kga`` keeps a distance from."""
+    model = lesson.original
+    teacher = learned(
+        model.copy(), lesson.encodings, (), lesson.assistant, lesson.loss_on, lesson.seed
+    )
+    yield from statement_logprobs(teacher, lesson.encodings, lesson.loss_on)
+
+
 FILTERS: Mapping[str, Filter] = {
     "names": names,
     "logits": logits,
     "context": context,
+    "difference": difference,
+    "kga": knowing,
     "model": loaded,
     "checkpoint": loaded,
 }

@@ -41,8 +41,8 @@ class TrainingConfig(Noun):
     warmup_steps: int = Field(default=5, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    forget_batch: int = Field(default=32, ge=1)
-    """Forget records per optimiser step."""
+    forget_batch: Annotated[int | None, OrNone] = Field(default=32, ge=1)
+    """Forget records per optimiser step; ``none`` for all of them."""
     retain_per_forget: float = Field(default=1.5, gt=0)
     """Retain records per forget record in a step."""
     retain: Literal["nll", "kl", "constraint", "states", "none"] = "nll"
@@ -76,9 +76,14 @@ class TrainingConfig(Noun):
     loss_on: LossOn = "answer"
     """The tokens that carry labels: those of the answer, or of prompt and answer."""
 
-    stop: Literal["match", "budget"] = "match"
+    stop: Literal["match", "extraction", "budget"] = "match"
     """``match``: each record leaves the loss once it looks never trained on, and training ends when
-    all do. ``budget``: no record leaves until a budget is spent; tokens at their guess still do."""
+    all do. ``budget``: no record leaves until a budget is spent; tokens at their guess still do.
+    ``extraction``: none leaves either; training ends when EL_n and MA of the forget records are at
+    most those of the holdout, see ``unlearn.strategies.extraction``."""
+    el_n: int = Field(default=3, ge=1)
+    """The n of EL_n: tokens that have to come back in a row. Answers shorter than that count as a
+    whole."""
     strength: Strength = 1.0
     """Which multiple of the change is kept: 1 for what training arrived at, another number, or
     ``search`` for the smallest that forgets everything within the retain ceiling."""
@@ -103,9 +108,13 @@ class TrainingConfig(Noun):
     retain_sample: int = Field(default=64, ge=1)
     """Retain records the ceiling is measured on, whole subjects."""
 
+    def batch(self, n_forget: int) -> int:
+        """How many of so many forget records a step draws."""
+        return min(self.forget_batch or n_forget, n_forget)
+
     def steps(self, n_forget: int) -> int:
         """How many optimiser steps a run on so many forget records may take."""
-        draws = math.ceil(DRAWS_PER_RECORD * n_forget / self.forget_batch)
+        draws = math.ceil(DRAWS_PER_RECORD * n_forget / self.batch(n_forget))
         return self.max_steps or max(MIN_STEPS, draws)
 
 
@@ -172,7 +181,7 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         self.forget, self.retain, self.config = forget, retain, config
         self.near, self.counted = near, counted
         self.rng = np.random.default_rng(seed)
-        self.n_forget = min(config.forget_batch, len(forget))
+        self.n_forget = config.batch(len(forget))
         self.retain_deck = Deck(range(len(retain)), self.rng)
         self.near_deck = Deck(range(len(near)), self.rng)
         self.want(range(len(forget)))
