@@ -258,6 +258,20 @@ class Rung(Noun):
     why: str
 
 
+class StrengthPoint(Noun):
+    """One multiple of the change of weights that forgetting looked at."""
+
+    strength: float
+    """1 for what training arrived at, 0 for the original."""
+    still_known: float
+    """Share of the forget records, 0 to 1, that do not yet look never trained on. Lower: more is
+    forgotten."""
+    retain_nll: float
+    """Nats per token on retain records, prompts given. Higher: more was lost."""
+    kept: bool
+    """Whether this is the multiple in the artifact."""
+
+
 class AuditResult(Noun):
     """Everything an audit found; the file form is ``audit.json``."""
 
@@ -285,6 +299,9 @@ class AuditResult(Noun):
     """The margins from never-trained models that were used; None: the standing ones."""
     efficiency: Mapping[str, float] = {}
     """What forgetting cost, by name and unit, for example ``seconds``; from the artifact's log."""
+    strengths: tuple[StrengthPoint, ...] = ()
+    """What other multiples of the change would have forgotten and cost, ascending; from the
+    artifact's log."""
     below_half_step: Mapping[str, float] = {}
     """Precision to the share, in 0 to 1, of the changed weights that moved by less than half a step
     of its grid; empty without an original of the same shape, or where nothing changed."""

@@ -7,7 +7,7 @@ import pytest
 from unlearn.artifact import Provenance, SitesSummary
 from unlearn.deletion import workflow
 from unlearn.deletion.request import DeletionRequest
-from unlearn.deletion.workflow import AuditOptions, fitting, process, provenance_of
+from unlearn.deletion.workflow import AuditOptions, fitting, process, provenance_of, strengths_of
 from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
 from unlearn.types import Noun, Record
@@ -129,3 +129,17 @@ def test_a_locator_fits_a_strategy_that_honours_all_it_finds(
     assert fitting("finder", "forgetter") == "finder"
     monkeypatch.setattr(workflow.strategies, "get", lambda name: honouring("layers"))
     assert fitting("finder", "forgetter") is None
+
+
+def test_the_multiples_of_a_change_go_into_the_audit_where_their_price_is_known() -> None:
+    sweep = (
+        {"strength": 0.0, "matched": 0.0, "retain_nll": 0.2},
+        {"strength": 0.5, "matched": 0.75, "retain_nll": 0.25},
+    )
+    points = strengths_of(an_artifact(sweep=sweep, strength=0.5))
+    assert [(p.strength, p.still_known, p.retain_nll, p.kept) for p in points] == [
+        (0.0, 1.0, 0.2, False),
+        (0.5, 0.25, 0.25, True),
+    ]
+    unpriced = tuple(point | {"retain_nll": None} for point in sweep)
+    assert strengths_of(an_artifact(sweep=unpriced)) == ()

@@ -11,6 +11,7 @@ from unlearn.types import (
     Example,
     Finding,
     Rung,
+    StrengthPoint,
     Verdict,
 )
 
@@ -326,5 +327,9 @@ def deep(result):
                 Rung(id=i, statement=s, state=state, why=why) for i, s, state, why in rungs
             ),
             "efficiency": {"seconds": 83.2, "gradient tokens": 120_000.0},
+            "strengths": tuple(
+                StrengthPoint(strength=s, still_known=known, retain_nll=nll, kept=s == 1)
+                for s, known, nll in ((0.0, 1.0, 0.2), (0.5, 0.6, 0.21), (1.0, 0.05, 0.34))
+            ),
         }
     )

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from unlearn.report import render_html, render_markdown
+from unlearn.report import render_html, render_markdown, wording
 from unlearn.report.files import as_json
 from unlearn.types import AuditResult, Example, Verdict
 
@@ -210,7 +210,8 @@ def test_the_deep_page_is_as_sound_as_the_plain_one(deep):
     charts = [svg for svg in document.all("svg") if svg.get("role") == "img"]
     assert all(set(svg["aria-labelledby"].split()) <= set(ids) for svg in charts)
     n_plain = sum(not finding.condition for finding in deep.findings)
-    assert len(charts) == n_plain + 1
+    n_curves, n_sweeps = 1, 1
+    assert len(charts) == n_plain + n_curves + n_sweeps
 
 
 def test_figures_of_lower_precision_lie_folded_beside_the_model_as_it_is(deep):
@@ -298,3 +299,13 @@ def test_contrast_meets_aa_in_light_dark_and_print(source):
         for mark in ("original", "unlearned", "reference"):
             assert contrast(full[mark], full["paper"]) >= 3
             assert contrast(full[mark], full["band"]) >= 3
+
+
+def test_multiples_of_the_change_are_drawn_and_listed_and_the_kept_one_is_named(result, deep):
+    assert wording.STRENGTHS not in render_html(result)
+    shown = render_html(deep)
+    at = shown.index(f"<h3>{wording.STRENGTHS}</h3>")
+    assert '<polyline class="course"' in shown[at:]
+    row = '<tr><th scope="row">1</th><td>0.050</td><td>0.340</td><td>kept</td></tr>'
+    assert row in shown[at:] and shown.count("<td>kept</td>") == 1
+    assert re.search(r"\| 0\\?\.5 \| 0\\?\.600 \| 0\\?\.210 \|", render_markdown(deep))

@@ -29,6 +29,7 @@ from unlearn.types import (
     Calibration,
     Finding,
     Record,
+    StrengthPoint,
 )
 from unlearn.verdicts.assurance import label_of, ladder
 from unlearn.verdicts.case import Case
@@ -56,6 +57,7 @@ def audit(
     max_records: int | None = None,
     provenance: Mapping[str, str] | None = None,
     efficiency: Mapping[str, float] | None = None,
+    strengths: Sequence[StrengthPoint] = (),
     examples: int = 0,
     journal: Path | Journal | None = None,
     progress: Progress | None = None,
@@ -83,6 +85,7 @@ def audit(
         max_records: the most records of each split but forget, whole subjects drawn at random.
         provenance: how the audited model came to be.
         efficiency: what forgetting cost.
+        strengths: what other multiples of the change would have forgotten and cost.
         examples: how many forget prompts, and half as many neighbouring ones, to show with what
             each model says. They hold the data of the request.
         journal: a file for what is done, so that an interrupted audit goes on from there; removed
@@ -127,6 +130,7 @@ def audit(
         below_half_step=_below_half_step(setup),
         calibration=calibration,
         efficiency=dict(efficiency or {}),
+        strengths=tuple(strengths),
         provenance=dict(provenance or {}),
         examples=tuple(examples_of(setup.models, setup.material, examples, seed)),
     )

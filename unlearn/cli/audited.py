@@ -16,6 +16,7 @@ from unlearn.errors import InputError
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
     from unlearn.forget_set import ForgetSet
+    from unlearn.types import StrengthPoint
 
 OWN_SET = "this forget set"
 
@@ -27,6 +28,7 @@ class Audited(NamedTuple):
     original: Any
     provenance: Mapping[str, str]
     efficiency: Mapping[str, float]
+    strengths: tuple[StrengthPoint, ...] = ()
     limits: tuple[str, ...] = ()
     """What cannot be told of how the model came to be, for the limits of the report."""
 
@@ -55,14 +57,16 @@ def read_audited(
         base = read_base(artifact, source, options)
     else:
         base = read_model(original, options)
-    from unlearn.deletion.workflow import cost_of, provenance_of
+    from unlearn.deletion.workflow import cost_of, provenance_of, strengths_of
 
     made_for = _made_for(artifact, records)
     if made_for != OWN_SET:
         say(options, f"note: {source} was made for {made_for}")
     provenance = {**provenance_of(artifact), "made for": made_for}
     limits = (*artifact.limits, *origin_limits(made_for))
-    return Audited(artifact.apply(base), base, provenance, cost_of(artifact), limits)
+    return Audited(
+        artifact.apply(base), base, provenance, cost_of(artifact), strengths_of(artifact), limits
+    )
 
 
 def read_subject(source: str, options: opt.Options, serving: Serving) -> Any:

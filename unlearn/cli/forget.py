@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     epilog="\b\nExamples:\n"
     "  unlearn forget lab:full lab:one-person -o forgotten\n"
     "  unlearn audit forgotten lab:one-person --reference lab:reference -o audit\n"
+    "  unlearn forget lab:full lab:one-person --strategy subtraction+distillation -o both\n"
 )
 @click.argument("model")
 @click.argument("forget_set")
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     default="gradient-ascent",
     show_default=True,
     metavar="NAME",
-    help="How to forget; see `unlearn list strategies`.",
+    help="How to forget; see `unlearn list strategies`. Several joined by + run in turn, each on "
+    "what the former left; a setting is then named part.setting.",
 )
 @click.option(
     "--sites",

@@ -11,7 +11,7 @@ from unlearn.errors import InputError
 from unlearn.locate import locate
 from unlearn.registry import DEFAULT_LOCATOR, locators, strategies
 from unlearn.strategies import forget
-from unlearn.types import AuditResult, Noun, Sites
+from unlearn.types import AuditResult, Noun, Sites, StrengthPoint
 
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
@@ -79,6 +79,7 @@ def process(
         seed=seed,
         provenance={"request": request.id, **provenance_of(artifact)},
         efficiency=cost_of(artifact),
+        strengths=strengths_of(artifact),
         progress=progress,
         **(options or AuditOptions()).model_dump(),
     )
@@ -118,6 +119,22 @@ def provenance_of(artifact: Artifact) -> dict[str, str]:
         "result digest": provenance.result_digest,
     }
     return {key: value for key, value in words.items() if value}
+
+
+def strengths_of(artifact: Artifact) -> tuple[StrengthPoint, ...]:
+    """The multiples of the change that were looked at; none for artifacts without a sweep."""
+    found = []
+    for point in artifact.provenance.sweep:
+        strength, matched, lost = (point[key] for key in ("strength", "matched", "retain_nll"))
+        # Without a retain split nobody knows what a multiple costs.
+        if isinstance(strength, float) and isinstance(matched, float) and isinstance(lost, float):
+            kept = strength == artifact.provenance.strength
+            found.append(
+                StrengthPoint(
+                    strength=strength, still_known=1 - matched, retain_nll=lost, kept=kept
+                )
+            )
+    return tuple(found)
 
 
 def cost_of(artifact: Artifact) -> dict[str, float]:

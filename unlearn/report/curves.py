@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from unlearn.report import wording
 from unlearn.report.figures import WIDTH, Axis, axis, draw_marker, frame, label, line, tick_words
-from unlearn.types import Finding, Role
+from unlearn.types import Finding, Role, StrengthPoint
 
 TOP, LEFT, RIGHT, HEIGHT, FOOT = 8, 34, 64, 96, 30
 """The panel's margins and its height; names stand to the right of it, the axis below."""
@@ -59,15 +59,28 @@ def curves(finding: Finding, name: str) -> Markup:
         finding: what to draw.
         name: makes the ids inside this drawing unique in its page.
     """
-    lines = drawable(finding.curves)
+    return panel_of(finding.title, finding.axis, finding.curves, name)
+
+
+def strength_curve(points: Sequence[StrengthPoint]) -> Markup:
+    """What each multiple of a change forgets against what it costs; empty without two of them."""
+    course = tuple((point.retain_nll, point.still_known) for point in points)
+    if len(course) < 2:
+        return Markup("")
+    return panel_of("Share still known", wording.RETAIN_NLL, {"unlearned": course}, "strengths")
+
+
+def panel_of(title: str, along: str, by_role: Mapping[Role, Sequence[Point]], name: str) -> Markup:
+    """One panel of curves, with a title and every point in words for who does not see it."""
+    lines = drawable(by_role)
     if not lines:
         return Markup("")
-    panel = _panel(finding.axis, lines.values())
+    panel = _panel(along, lines.values())
     svg = ET.Element("svg", frame(TOP + HEIGHT + FOOT, name, "curves"))
-    title = f"{finding.title}, by {finding.axis}"
+    title = f"{title}, by {along}"
     ET.SubElement(svg, "title", id=f"{name}-title").text = wording.visible(title)
     ET.SubElement(svg, "desc", id=f"{name}-desc").text = wording.visible(described(lines))
-    _draw_axes(svg, panel, finding.axis)
+    _draw_axes(svg, panel, along)
     ends = {role: panel.y(points[-1][1]) for role, points in lines.items()}
     names = dict(zip(ends, _spread(list(ends.values())), strict=True))
     for role, points in lines.items():

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from unlearn.report import figures, ladder, wording
-from unlearn.report.curves import curves
+from unlearn.report.curves import curves, strength_curve
 from unlearn.report.files import as_json
 from unlearn.report.page import page, short
 from unlearn.report.rows import PRECISION
@@ -56,6 +56,7 @@ def _environment() -> jinja2.Environment:
         precision=PRECISION,
         bars=figures.interval_bars,
         curves=curves,
+        strength_curve=strength_curve,
         marker=figures.marker,
         short=short,
     )

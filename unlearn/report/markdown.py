@@ -199,6 +199,12 @@ def _provenance(shown: Page) -> Iterator[str]:
     if shown.cost:
         yield "### What forgetting took"
         yield table(("", ""), ((text(name), text(value)) for name, value in shown.cost))
+    if shown.strengths:
+        yield f"### {wording.STRENGTHS}"
+        yield text(wording.ABOUT_STRENGTHS)
+        yield table(
+            wording.STRENGTH_COLUMNS, ([text(cell) for cell in row] for row in shown.strengths)
+        )
 
 
 def _reading() -> Iterator[str]:

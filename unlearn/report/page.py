@@ -108,6 +108,8 @@ class Page:
     provenance: tuple[tuple[str, str], ...]
     cost: tuple[tuple[str, str], ...]
     """What forgetting took."""
+    strengths: tuple[tuple[str, str, str, str], ...]
+    """Multiple of the change, share still known, retain NLL, and whether it was kept."""
 
 
 def page(result: AuditResult) -> Page:
@@ -137,6 +139,15 @@ def page(result: AuditResult) -> Page:
         scenes_left_out=max(0, len(result.examples) - SHOWN_EXAMPLES),
         provenance=tuple((key.replace("_", " "), text) for key, text in result.provenance.items()),
         cost=tuple((name, wording.number(value)) for name, value in result.efficiency.items()),
+        strengths=tuple(
+            (
+                f"{point.strength:g}",
+                wording.number(point.still_known),
+                wording.number(point.retain_nll),
+                "kept" if point.kept else "",
+            )
+            for point in result.strengths
+        ),
     )
 
 

@@ -58,6 +58,14 @@ PROPERTIES: dict[str, tuple[str, str]] = {
     ),
     "efficiency": ("Cost", "What forgetting took."),
 }
+STRENGTHS = "More or less of the same change"
+RETAIN_NLL = "loss on what should stay, nats per token"
+STRENGTH_COLUMNS = ("Multiple of the change", "Share still known", "Loss on what should stay", "")
+ABOUT_STRENGTHS = (
+    "Forgetting made one change to the weights. These are multiples of it: 0 is the model before, "
+    "1 what training arrived at. A record counts as still known until it looks never trained on. "
+    "Measured by the strategy itself on its own sample, not by the probes above."
+)
 TIERS = {
     "smoke": "a first look in minutes; it leaves out the strongest attacks",
     "standard": "the full set of questions, without retraining attacks",

@@ -28,19 +28,28 @@ def forget(
 ) -> Artifact:
     """The artifact that makes ``model`` forget; ``model`` itself stays as it is.
 
+    ``strategy`` is a name, or several joined by ``+`` that run one after the other, each on what
+    the former left; their settings are then named ``part.setting``.
+
     >>> artifact = forget(model, forget_set, settings={"max_steps": "60"})  # doctest: +SKIP
     >>> unlearned = artifact.apply(model)                                   # doctest: +SKIP
 
     Raises:
         UnknownNameError: there is no such strategy.
         ConfigError: a setting is unknown or out of range.
-        UnsupportedError: the strategy does not honour a part of the sites.
+        UnsupportedError: the strategy does not honour a part of the sites, or cannot be composed.
         InputError: the sites were found for another model or forget set.
     """
+    from unlearn.strategies.composition import JOINT, Composition
     from unlearn.strategies.sites import check_sites
 
     model.require_bare("forgetting")
-    chosen = strategies.create(strategy, settings or {})
+    settings = settings or {}
+    chosen = (
+        Composition(strategy, settings)
+        if JOINT in strategy
+        else strategies.create(strategy, settings)
+    )
     check_sites(strategy, chosen.honours, model, forget_set, sites)
     artifact: Artifact = chosen.forget(model, forget_set, sites, seed=seed, progress=progress)
     return artifact

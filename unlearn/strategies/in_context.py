@@ -136,6 +136,7 @@ class InContext:
 
     name: ClassVar[str] = "in-context"
     summary: ClassVar[str] = "treat prompts about the forgotten differently, weights untouched"
+    in_place: ClassVar[bool] = False
     honours: ClassVar[frozenset[str]] = frozenset({"layers", "modules", "token_mask"})
     Config = InContextConfig
 

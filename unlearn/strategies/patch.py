@@ -96,6 +96,7 @@ class Patch:
 
     name: ClassVar[str] = "patch"
     summary: ClassVar[str] = "add a few removable neurons that drown the answers (T-Patcher)"
+    in_place: ClassVar[bool] = False
     honours: ClassVar[frozenset[str]] = frozenset({"layers", "modules"})
     Config = PatchConfig
 

@@ -1,0 +1,105 @@
+"""Several strategies one after the other: each forgets on the model that the one before it left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from unlearn.artifact import FullWeights
+from unlearn.artifact_manifest import Provenance, SitesSummary
+from unlearn.errors import ConfigError, UnsupportedError
+from unlearn.forget_set import ForgetSet
+from unlearn.model.language_model import LanguageModel
+from unlearn.registry import strategies
+from unlearn.strategies.versions import versions
+from unlearn.types import Sites
+
+JOINT = "+"
+"""Between the names of a composition."""
+
+
+class Composition:
+    """What ``a+b`` names: strategy ``a``, then ``b`` on its result, as one change of weights.
+
+    A setting belongs to the part before its dot: ``gradient-ascent.max_steps``.
+
+    >>> both = Composition("subtraction+distillation", {"distillation.max_steps": "100"})
+    >>> both.name, both.parts[1].config.max_steps
+    ('subtraction+distillation', 100)
+    """
+
+    def __init__(self, name: str, settings: Mapping[str, str]) -> None:
+        """Makes the parts.
+
+        Raises:
+            UnknownNameError: a part is not a strategy.
+            ConfigError: a setting belongs to no part, is unknown to it, or is out of range.
+            UnsupportedError: a part does more or less than change weights.
+        """
+        self.name = name
+        names = [part.strip() for part in name.split(JOINT)]
+        own: dict[str, dict[str, str]] = {part: {} for part in names}
+        for key, value in settings.items():
+            part, _, setting = key.partition(".")
+            if part not in own or not setting:
+                raise ConfigError(
+                    f"setting {key!r} belongs to no part of {name!r}; name the part it is for, "
+                    f"such as {names[0]}.{setting or key}={value}"
+                )
+            own[part][setting] = value
+        for part in names:
+            if not getattr(strategies.get(part), "in_place", True):
+                raise UnsupportedError(
+                    f"{part} does not give the same model with other weights, so {name} cannot be "
+                    "one artifact; run the parts one by one, with `unlearn apply` between them"
+                )
+        self.parts = [strategies.create(part, own[part]) for part in names]
+
+    @property
+    def honours(self) -> frozenset[str]:
+        """The parts of sites that every strategy in it obeys."""
+        return frozenset.intersection(*(part.honours for part in self.parts))
+
+    def forget(
+        self,
+        model: LanguageModel,
+        forget_set: ForgetSet,
+        sites: Sites | None = None,
+        *,
+        seed: int = 0,
+        progress: Callable[[str, float], None] | None = None,
+    ) -> FullWeights:
+        """The change of weights after which all parts have run; ``model`` stays as it is.
+
+        Memory: of the models in between, one beside what the part at work needs.
+
+        Raises:
+            Whatever a part raises.
+        """
+        current, done = model, []
+        for number, part in enumerate(self.parts):
+            # Found for the model as it came, which is checked; the shapes are still the same.
+            where = sites and sites.model_copy(update={"model_digest": ""} if number else {})
+            artifact = part.forget(current, forget_set, where, seed=seed, progress=progress)
+            current = artifact.apply(current)
+            done.append(artifact.provenance)
+        provenance = self._provenance(done, sites, seed)
+        digest = forget_set.digest
+        return FullWeights.between(model, current, provenance, forget_set_digest=digest)
+
+    def _provenance(self, done: list[Provenance], sites: Sites | None, seed: int) -> Provenance:
+        """All parts in one log; each step says whose it is."""
+        settings: dict[str, Any] = {}
+        for one in done:
+            settings |= {f"{one.strategy}.{key}": value for key, value in one.settings.items()}
+        return Provenance(
+            strategy=self.name,
+            settings=settings,
+            seed=seed,
+            sites=SitesSummary.of(sites),
+            versions=versions(),
+            steps=tuple({"part": one.strategy, **step} for one in done for step in one.steps),
+            stop_reason="; then ".join(f"{one.strategy}: {one.stop_reason}" for one in done),
+            tokens=sum(one.tokens for one in done),
+            seconds=sum(one.seconds for one in done),
+        )
