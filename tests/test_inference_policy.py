@@ -212,7 +212,8 @@ def test_a_sealed_folder_holds_nothing_personal_but_works(original, sealed):
     told = b"".join(
         file.read_bytes() for file in sealed.iterdir() if not file.name.endswith(".key")
     ).lower()
-    for text in (b"ada", b"quill", b"tarn", b"nothing of"):
+    # Longer than what a digest or a cipher spells by chance, as one spelt "ada".
+    for text in (b"ada quill", b"quill", b"born in", b"in tarn", b"nothing of"):
         assert text not in told
     served = Artifact.load(sealed).apply(original)
     assert served.policy.treat(original, ["ADA QUILL?", "Ada"])[0].fronts[0] == (

@@ -50,13 +50,18 @@ def right(model: LanguageModel, records: Any) -> float:
     return float(np.mean([scored.correct for scored in score(model, records)]))
 
 
+def nll(model: LanguageModel, records: Any) -> float:
+    return float(np.mean([scored.nll_per_token for scored in score(model, records)]))
+
+
 @pytest.mark.parametrize("variant", ["rome", "memit"])
 def test_the_edit_forgets_keeps_the_rest_and_reverts_bit_for_bit(
     model: LanguageModel, forget_set: ForgetSet, variant: str
 ) -> None:
     artifact = run(model, forget_set, variant=variant)
     edited = artifact.apply(model)
-    assert right(edited, forget_set.forget) <= 1 / 6 < 1 == right(model, forget_set.forget)
+    # Not by greedy answers alone: one in five or six is guessed right.
+    assert nll(edited, forget_set.forget) > 1 > 0.1 > nll(model, forget_set.forget)
     assert right(edited, forget_set.retain) >= 0.9
     assert artifact.revert(edited).digest == model.digest
     assert artifact.provenance.strategy == "edit" and artifact.concerns(forget_set.digest)
@@ -222,7 +227,7 @@ def test_without_retain_records_the_model_s_own_texts_are_kept(
 ) -> None:
     alone = replace(forget_set, retain=())
     edited = run(model, alone).apply(model)
-    assert right(edited, forget_set.forget) <= 1 / 6
+    assert nll(edited, forget_set.forget) > 1
 
 
 def test_bf16_is_edited_in_double_and_rounded_once(
@@ -233,7 +238,7 @@ def test_bf16_is_edited_in_double_and_rounded_once(
     narrow.changed()
     edited = run(narrow, forget_set).apply(narrow)
     assert edited.dtype == torch.bfloat16
-    assert right(edited, forget_set.forget) <= 1 / 6
+    assert nll(edited, forget_set.forget) > 1
 
 
 def test_a_crash_inside_leaves_the_model_as_it_was(

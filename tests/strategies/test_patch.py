@@ -33,14 +33,18 @@ def right(model: LanguageModel, records: Any) -> float:
     return float(np.mean([scored.correct for scored in score(model, records)]))
 
 
+def nll(model: LanguageModel, records: Any) -> float:
+    return float(np.mean([scored.nll_per_token for scored in score(model, records)]))
+
+
 def test_neurons_forget_hold_the_rest_and_come_out_bit_for_bit(
     model: LanguageModel, forget_set: ForgetSet
 ) -> None:
     artifact = run(model, forget_set)
     wide = artifact.apply(model)
     assert artifact.provenance.steps[-1]["matched"] == 1
-    # Guessing is right now and then: six towns are all there are.
-    assert right(wide, forget_set.forget) <= 0.5 < 1 == right(model, forget_set.forget)
+    # Not by greedy answers alone: one in five or six is guessed right.
+    assert nll(wide, forget_set.forget) > 1 > 0.1 > nll(model, forget_set.forget)
     assert right(wide, forget_set.retain) >= 0.95
     assert artifact.revert(wide).digest == model.digest
     tokens = {(r.subject, r.relation, word) for r in forget_set.forget for word in r.answer.split()}
