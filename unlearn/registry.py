@@ -17,6 +17,9 @@ DEFAULT_LOCATOR = "fact-lookup"
 """What finds sites where nothing else was asked for: it left least to be learned again on the lab,
 see docs/locators.md."""
 
+JOINT = "+"
+"""Between the names of strategies that run one after the other."""
+
 P = TypeVar("P", bound=type[Any])
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -32,7 +35,8 @@ class Registry(Generic[P]):
 
     Every class has a ``summary``, one line for ``unlearn list``, and says what it ``honours``:
     a strategy the parts of ``Sites`` it obeys, a locator those it fills, a probe the access it
-    needs. Strategies and locators have a ``Config`` too.
+    needs. Strategies and locators have a ``Config`` too. A strategy whose result is not the same
+    model with other weights says ``in_place = False``.
     """
 
     def __init__(self, kind: str, package: str, group: str) -> None:
@@ -88,6 +92,11 @@ class Registry(Generic[P]):
             importlib.import_module(f"{self.package}.{module.name}")
         for entry in entry_points(group=self.group):
             self.register(entry.name)(entry.load())
+
+
+def parts_of(strategy: str) -> list[str]:
+    """The strategies that a name stands for, in order: ``a+b`` for both."""
+    return [part.strip() for part in strategy.split(JOINT)]
 
 
 def _configure(config: type[ConfigT], settings: Mapping[str, str], owner: str) -> ConfigT:

@@ -304,7 +304,7 @@ def test_contrast_meets_aa_in_light_dark_and_print(source):
 def test_multiples_of_the_change_are_drawn_and_listed_and_the_kept_one_is_named(result, deep):
     assert wording.STRENGTHS not in render_html(result)
     shown = render_html(deep)
-    at = shown.index(f"<h3>{wording.STRENGTHS}</h3>")
+    at = shown.index(f"<caption>{wording.STRENGTHS}</caption>")
     assert '<polyline class="course"' in shown[at:]
     row = '<tr><th scope="row">1</th><td>0.050</td><td>0.340</td><td>kept</td></tr>'
     assert row in shown[at:] and shown.count("<td>kept</td>") == 1

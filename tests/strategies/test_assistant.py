@@ -16,7 +16,6 @@ from unlearn.model.scoring import score
 from unlearn.strategies import forget
 from unlearn.strategies.assistant import (
     AssistantObjective,
-    AssistantSettings,
     first_layers,
     subtracted,
     train_assistant,
@@ -26,7 +25,7 @@ from unlearn.strategies.predictions import statement_logprobs
 from unlearn.strategies.training import MicroBatch, Pairs, TrainingConfig
 from unlearn.types import Record
 
-SETTINGS = AssistantSettings(layers=0.5, steps=40, learning_rate=1e-2)
+SETTINGS = DistillationConfig(assistant_layers=0.5, assistant_steps=40).assistant
 
 
 def logprobs(model: LanguageModel, records: Sequence[Record]) -> torch.Tensor:

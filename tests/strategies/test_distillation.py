@@ -25,7 +25,8 @@ from unlearn.types import Record, Sites
 
 def lesson_of(model: LanguageModel, forget_set: ForgetSet, **changes: object) -> Lesson:
     encodings = tuple(encode(model, forget_set.forget))
-    lesson = Lesson(model, forget_set, encodings, "answer", 12, 10.0, "", 0)
+    assistant = DistillationConfig().assistant
+    lesson = Lesson(model, forget_set, encodings, "answer", 12, 10.0, "", 0, assistant)
     return lesson._replace(**changes)
 
 

@@ -13,13 +13,12 @@ from unlearn.model.batches import encode
 from unlearn.model.extraction import extraction_likelihood
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
-from unlearn.strategies.extraction import Extraction, ExtractionRule
+from unlearn.strategies.extraction import Comparison, Extraction
 from unlearn.strategies.gradient_ascent import GradientAscent, GradientAscentConfig
 from unlearn.strategies.stopping import Budget, Ceiling, Evaluation, StopRule, Target
 from unlearn.types import Record
 
 UNSEEN = Extraction(0.2, 0.3)
-RULE = ExtractionRule(3, (), UNSEEN)
 
 
 def ascent(model: LanguageModel, forget_set: ForgetSet, **settings: Any) -> FullWeights:
@@ -43,9 +42,9 @@ def extracted(model: LanguageModel, records: tuple[Record, ...]) -> tuple[float,
 def evaluation(likelihood: float, memorisation: float, retain: float | None = None) -> Evaluation:
     # Records whose NLL is at its target or not do not matter here.
     targets = (Target(4.0, 0.0), Target(4.0, 0.0))
-    found = Extraction(likelihood, memorisation)
+    found = Comparison(3, Extraction(likelihood, memorisation), UNSEEN)
     nll, agreement = np.array([9.0, 0.0]), np.array([0.0, 1.0])
-    return Evaluation(1, targets, nll, agreement, retain, None, found, RULE)
+    return Evaluation(1, targets, nll, agreement, retain, None, found)
 
 
 def rule() -> StopRule:

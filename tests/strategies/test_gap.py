@@ -12,7 +12,7 @@ from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
 from unlearn.strategies import forget
-from unlearn.strategies.assistant import AssistantSettings, learned
+from unlearn.strategies.assistant import learned
 from unlearn.strategies.distillation import (
     Distillation,
     DistillationConfig,
@@ -25,7 +25,7 @@ from unlearn.strategies.soft_labels import SoftLabels
 from unlearn.strategies.teachers import Lesson
 from unlearn.strategies.training import Pairs
 
-SETTINGS = AssistantSettings(steps=30, learning_rate=1e-2)
+SETTINGS = DistillationConfig(assistant_steps=30).assistant
 
 
 def lesson_of(model: LanguageModel, forget_set: ForgetSet) -> Lesson:

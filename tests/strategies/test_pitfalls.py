@@ -95,6 +95,7 @@ def test_no_prompt_or_pad_position_gets_an_edited_target(forget_set: ForgetSet) 
         30.0,
         "",
         0,
+        DistillationConfig().assistant,
     )
     taught = torch.cat(list(FILTERS["logits"](lesson)))
     own = logits[:, :-1][rows.labels[:, 1:] != IGNORED].log_softmax(-1)

@@ -9,7 +9,7 @@ from unlearn.audit import audit
 from unlearn.deletion.request import DeletionRequest
 from unlearn.errors import InputError
 from unlearn.locate import locate
-from unlearn.registry import DEFAULT_LOCATOR, locators, strategies
+from unlearn.registry import DEFAULT_LOCATOR, locators, parts_of, strategies
 from unlearn.strategies import forget
 from unlearn.types import AuditResult, Noun, Sites, StrengthPoint
 
@@ -99,7 +99,8 @@ def _check_subject(request: DeletionRequest, forget_set: ForgetSet) -> None:
 def fitting(locator: str, strategy: str) -> str | None:
     """The locator, if the strategy honours every part of the sites it finds; else ``None``."""
     found = locators.get(locator).honours
-    return locator if found <= strategies.get(strategy).honours else None
+    obeyed = all(found <= strategies.get(part).honours for part in parts_of(strategy))
+    return locator if obeyed else None
 
 
 def provenance_of(artifact: Artifact) -> dict[str, str]:
@@ -125,7 +126,7 @@ def strengths_of(artifact: Artifact) -> tuple[StrengthPoint, ...]:
     """The multiples of the change that were looked at; none for artifacts without a sweep."""
     found = []
     for point in artifact.provenance.sweep:
-        strength, matched, lost = (point[key] for key in ("strength", "matched", "retain_nll"))
+        strength, matched, lost = (point.get(key) for key in ("strength", "matched", "retain_nll"))
         # Without a retain split nobody knows what a multiple costs.
         if isinstance(strength, float) and isinstance(matched, float) and isinstance(lost, float):
             kept = strength == artifact.provenance.strength

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from unlearn.registry import strategies
+from unlearn.registry import JOINT, strategies
 from unlearn.types import Sites
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def forget(
         UnsupportedError: the strategy does not honour a part of the sites, or cannot be composed.
         InputError: the sites were found for another model or forget set.
     """
-    from unlearn.strategies.composition import JOINT, Composition
+    from unlearn.strategies.composition import Composition
     from unlearn.strategies.sites import check_sites
 
     model.require_bare("forgetting")

@@ -28,14 +28,14 @@ from unlearn.strategies.training import Losses, MicroBatch, Pairs, TrainingConfi
 class AssistantSettings(NamedTuple):
     """How the assistant is made, and how much of it is taken off."""
 
-    weight: float = 1.0
-    top_logit_filter: float = 0.01
-    layers: float = 0.25
+    weight: float
+    top_logit_filter: float
+    layers: float
     """The share of the original's blocks, from the first on."""
-    rank: int = 16
-    steps: int = 200
-    learning_rate: float = 1e-2
-    uniform_weight: float = 5.0
+    rank: int
+    steps: int
+    learning_rate: float
+    uniform_weight: float
 
 
 def train_assistant(

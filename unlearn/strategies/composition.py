@@ -10,12 +10,9 @@ from unlearn.artifact_manifest import Provenance, SitesSummary
 from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
-from unlearn.registry import strategies
+from unlearn.registry import parts_of, strategies
 from unlearn.strategies.versions import versions
 from unlearn.types import Sites
-
-JOINT = "+"
-"""Between the names of a composition."""
 
 
 class Composition:
@@ -37,14 +34,14 @@ class Composition:
             UnsupportedError: a part does more or less than change weights.
         """
         self.name = name
-        names = [part.strip() for part in name.split(JOINT)]
+        names = parts_of(name)
         own: dict[str, dict[str, str]] = {part: {} for part in names}
         for key, value in settings.items():
             part, _, setting = key.partition(".")
             if part not in own or not setting:
                 raise ConfigError(
-                    f"setting {key!r} belongs to no part of {name!r}; name the part it is for, "
-                    f"such as {names[0]}.{setting or key}={value}"
+                    f"setting {key!r} belongs to no part of {name!r}; a setting of "
+                    f"{names[0]} is named {names[0]}.SETTING"
                 )
             own[part][setting] = value
         for part in names:
@@ -77,17 +74,21 @@ class Composition:
             Whatever a part raises.
         """
         current, done = model, []
-        for number, part in enumerate(self.parts):
-            # Found for the model as it came, which is checked; the shapes are still the same.
-            where = sites and sites.model_copy(update={"model_digest": ""} if number else {})
-            artifact = part.forget(current, forget_set, where, seed=seed, progress=progress)
+        for part in self.parts:
+            artifact = part.forget(current, forget_set, sites, seed=seed, progress=progress)
             current = artifact.apply(current)
+            # A part from elsewhere may not say that it only wraps a model.
+            current.require_bare("composition")
             done.append(artifact.provenance)
-        provenance = self._provenance(done, sites, seed)
+            # Found for the model as it came; that was checked, and the shapes are still the same.
+            sites = sites and sites.model_copy(update={"model_digest": ""})
+        provenance = self._provenance(done, SitesSummary.of(sites), seed)
         digest = forget_set.digest
         return FullWeights.between(model, current, provenance, forget_set_digest=digest)
 
-    def _provenance(self, done: list[Provenance], sites: Sites | None, seed: int) -> Provenance:
+    def _provenance(
+        self, done: list[Provenance], sites: SitesSummary | None, seed: int
+    ) -> Provenance:
         """All parts in one log; each step says whose it is."""
         settings: dict[str, Any] = {}
         for one in done:
@@ -96,7 +97,7 @@ class Composition:
             strategy=self.name,
             settings=settings,
             seed=seed,
-            sites=SitesSummary.of(sites),
+            sites=sites,
             versions=versions(),
             steps=tuple({"part": one.strategy, **step} for one in done for step in one.steps),
             stop_reason="; then ".join(f"{one.strategy}: {one.stop_reason}" for one in done),

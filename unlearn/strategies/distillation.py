@@ -99,6 +99,19 @@ class DistillationConfig(TrainingConfig):
     ceiling_patience: int = Field(default=1000, ge=1)
     """So many that the way may lead above the ceiling; what is kept lies below it."""
 
+    @property
+    def assistant(self) -> AssistantSettings:
+        """How ``difference`` makes its assistant, and ``kga`` its copies."""
+        return AssistantSettings(
+            self.weight,
+            self.top_logit_filter,
+            self.assistant_layers,
+            self.assistant_rank,
+            self.assistant_steps,
+            self.assistant_learning_rate,
+            self.uniform_weight,
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _robust(cls, values: Any) -> Any:
@@ -201,15 +214,7 @@ class Distillation:
             config.beta,
             config.teacher,
             seed,
-            AssistantSettings(
-                config.weight,
-                config.top_logit_filter,
-                config.assistant_layers,
-                config.assistant_rank,
-                config.assistant_steps,
-                config.assistant_learning_rate,
-                config.uniform_weight,
-            ),
+            config.assistant,
         )
 
 

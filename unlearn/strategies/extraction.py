@@ -26,10 +26,36 @@ class Extraction(NamedTuple):
     memorisation: float
     """MA: answer tokens that are the likeliest one, the true ones before them given."""
 
-    def excess(self, unseen: Extraction) -> float:
-        """By how much the two lie above those of unseen records; 0 where neither does."""
-        above = [mine - other for mine, other in zip(self, unseen, strict=True)]
+
+class Comparison(NamedTuple):
+    """What comes back of the forget records beside what does of unseen ones."""
+
+    n: int
+    forget: Extraction
+    unseen: Extraction
+
+    @property
+    def excess(self) -> float:
+        """By how much the two figures lie above those of unseen records; 0 where neither does."""
+        above = [mine - other for mine, other in zip(self.forget, self.unseen, strict=True)]
         return sum(part for part in above if part > ROUNDING)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures for the step log."""
+        return {
+            "extraction_likelihood": self.forget.likelihood,
+            "memorisation_accuracy": self.forget.memorisation,
+            "unseen_extraction_likelihood": self.unseen.likelihood,
+            "unseen_memorisation_accuracy": self.unseen.memorisation,
+        }
+
+    def __str__(self) -> str:
+        """Both figures of both, in a clause."""
+        return (
+            f"EL_{self.n} {self.forget.likelihood:.3f} and MA {self.forget.memorisation:.3f} of "
+            f"the forget records, {self.unseen.likelihood:.3f} and {self.unseen.memorisation:.3f} "
+            "of unseen ones"
+        )
 
 
 class ExtractionRule(NamedTuple):
@@ -60,26 +86,9 @@ class ExtractionRule(NamedTuple):
         unseen = measure(original, holdout, score(original, forget_set.holdout), n)
         return cls(n, tuple(encode(original, forget_set.forget)), unseen)
 
-    def __call__(self, model: LanguageModel, scores: Sequence[TokenScores]) -> Extraction:
+    def __call__(self, model: LanguageModel, scores: Sequence[TokenScores]) -> Comparison:
         """Of the forget records, whose scores by ``model`` are given."""
-        return measure(model, self.forget, scores, self.n)
-
-    def summary(self, found: Extraction) -> dict[str, Any]:
-        """The figures for the step log."""
-        return {
-            "extraction_likelihood": found.likelihood,
-            "memorisation_accuracy": found.memorisation,
-            "unseen_extraction_likelihood": self.unseen.likelihood,
-            "unseen_memorisation_accuracy": self.unseen.memorisation,
-        }
-
-    def compare(self, found: Extraction) -> str:
-        """Both figures of the forget records beside those of unseen ones."""
-        return (
-            f"EL_{self.n} {found.likelihood:.3f} and MA {found.memorisation:.3f} of the forget "
-            f"records, {self.unseen.likelihood:.3f} and {self.unseen.memorisation:.3f} of unseen "
-            "ones"
-        )
+        return Comparison(self.n, measure(model, self.forget, scores, self.n), self.unseen)
 
 
 def measure(

@@ -22,7 +22,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import TokenScores, score
 from unlearn.strategies.counterfactual import TOLERANCE, Guess
-from unlearn.strategies.extraction import Extraction, ExtractionRule
+from unlearn.strategies.extraction import Comparison, ExtractionRule
 from unlearn.types import Record, Statement
 
 FALLBACK_AGREEMENT = 0.5
@@ -144,9 +144,8 @@ class Evaluation:
     """Mean NLL per token over the retain sample; None without a retain split."""
     token_gaps: npt.NDArray[np.float64] | None = None
     """Per record: its gap by tokens, NaN where its target holds no guess."""
-    extraction: Extraction | None = None
-    """How much of the forget records comes back, where ``rule`` asks for it."""
-    rule: ExtractionRule | None = None
+    extraction: Comparison | None = None
+    """How much of the forget records comes back, where that decides."""
 
     @cached_property
     def gaps(self) -> npt.NDArray[np.float64]:
@@ -178,8 +177,8 @@ class Evaluation:
     @property
     def left(self) -> str:
         """What there is left to forget, in a clause."""
-        if self.extraction is not None and self.rule is not None:
-            return self.rule.compare(self.extraction)
+        if self.extraction is not None:
+            return str(self.extraction)
         return f"{int((~self.matched).sum())} records are left"
 
     @property
@@ -188,8 +187,8 @@ class Evaluation:
 
         Under an extraction rule the excess of EL_n and MA over those of unseen records.
         """
-        if self.extraction is not None and self.rule is not None:
-            return self.extraction.excess(self.rule.unseen)
+        if self.extraction is not None:
+            return self.extraction.excess
         return float(self.gaps.mean() + self.gaps.max()) / 2
 
     @property
@@ -200,11 +199,8 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """The figures for the step log."""
-        extracted = {}
-        if self.extraction is not None and self.rule is not None:
-            extracted = self.rule.summary(self.extraction)
         return {
-            **extracted,
+            **(self.extraction.summary() if self.extraction is not None else {}),
             "forget_nll_mean": float(self.nll_per_token.mean()),
             "forget_nll_min": float(self.nll_per_token.min()),
             "matched": float(self.matched.mean()),
@@ -234,7 +230,6 @@ class Evaluator(NamedTuple):
             float(np.mean([scored.nll_per_token for scored in retain])) if retain else None,
             np.array([_token_gap(*pair) for pair in zip(forget, self.targets, strict=True)]),
             None if self.extraction is None else self.extraction(model, forget),
-            self.extraction,
         )
 
 

@@ -43,8 +43,8 @@ class Lesson(NamedTuple):
     teacher: str
     """The model that ``model`` and ``checkpoint`` load."""
     seed: int
-    assistant: AssistantSettings = AssistantSettings()
-    """Of ``difference``."""
+    assistant: AssistantSettings
+    """Of ``difference``, and of the copies of ``kga``."""
 
 
 Filter = Callable[[Lesson], Iterator[Tensor]]
