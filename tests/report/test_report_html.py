@@ -306,6 +306,8 @@ def test_multiples_of_the_change_are_drawn_and_listed_and_the_kept_one_is_named(
     shown = render_html(deep)
     at = shown.index(f"<caption>{wording.STRENGTHS}</caption>")
     assert '<polyline class="course"' in shown[at:]
+    # Round numbers under it, not those that were measured.
+    assert ">0.1</text>" in shown[at:] and ">0.34</text>" not in shown[at:]
     row = '<tr><th scope="row">1</th><td>0.050</td><td>0.340</td><td>kept</td></tr>'
     assert row in shown[at:] and shown.count("<td>kept</td>") == 1
     assert re.search(r"\| 0\\?\.5 \| 0\\?\.600 \| 0\\?\.210 \|", render_markdown(deep))

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
 from unlearn.report import wording
-from unlearn.report.figures import WIDTH, Axis, axis, draw_marker, frame, label, line, tick_words
+from unlearn.report.figures import (
+    WIDTH,
+    Axis,
+    axis,
+    draw_marker,
+    frame,
+    label,
+    line,
+    linear_axis,
+    tick_words,
+)
 from unlearn.types import Finding, Role, StrengthPoint
 
 TOP, LEFT, RIGHT, HEIGHT, FOOT = 8, 34, 64, 96, 30
@@ -31,7 +41,7 @@ class Panel(NamedTuple):
     """Where a point of a curve stands in its drawing."""
 
     xs: tuple[float, ...]
-    """What the curves run along, in order."""
+    """What is marked of what the curves run along, in order; the ends are those of the panel."""
     log: bool
     y_axis: Axis
 
@@ -59,23 +69,29 @@ def curves(finding: Finding, name: str) -> Markup:
         finding: what to draw.
         name: makes the ids inside this drawing unique in its page.
     """
-    return panel_of(finding.title, finding.axis, finding.curves, name)
+    lines = drawable(finding.curves)
+    if not lines:
+        return Markup("")
+    xs = tuple(sorted({x for points in lines.values() for x, _ in points}))
+    log = finding.axis in LOGARITHMIC and xs[0] > 0
+    return _drawn(finding.title, finding.axis, lines, _panel(xs, log, lines), name)
 
 
 def strength_curve(points: Sequence[StrengthPoint]) -> Markup:
     """What each multiple of a change forgets against what it costs; empty without two of them."""
-    course = tuple((point.retain_nll, point.still_known) for point in points)
-    if len(course) < 2:
+    course = [(point.retain_nll, point.still_known) for point in points]
+    lines = drawable({"unlearned": course})
+    most = max((x for points in lines.values() for x, _ in points), default=0.0)
+    if len(course) < 2 or not most:
         return Markup("")
-    return panel_of("Share still known", wording.RETAIN_NLL, {"unlearned": course}, "strengths")
+    # Measured, unlike layers and steps: the axis has round numbers of its own.
+    panel = _panel(linear_axis(0.0, most).ticks, False, lines)
+    return _drawn("Share still known", wording.RETAIN_NLL, lines, panel, "strengths")
 
 
-def panel_of(title: str, along: str, by_role: Mapping[Role, Sequence[Point]], name: str) -> Markup:
-    """One panel of curves, with a title and every point in words for who does not see it."""
-    lines = drawable(by_role)
-    if not lines:
-        return Markup("")
-    panel = _panel(along, lines.values())
+def _drawn(
+    title: str, along: str, lines: Mapping[Role, Sequence[Point]], panel: Panel, name: str
+) -> Markup:
     svg = ET.Element("svg", frame(TOP + HEIGHT + FOOT, name, "curves"))
     title = f"{title}, by {along}"
     ET.SubElement(svg, "title", id=f"{name}-title").text = wording.visible(title)
@@ -108,10 +124,8 @@ def described(lines: Mapping[Role, Sequence[Point]]) -> str:
     )
 
 
-def _panel(along: str, lines: Iterable[Sequence[Point]]) -> Panel:
-    points = [point for line_ in lines for point in line_]
-    xs = tuple(sorted({x for x, _ in points}))
-    return Panel(xs, along in LOGARITHMIC and xs[0] > 0, axis(y for _, y in points))
+def _panel(xs: tuple[float, ...], log: bool, lines: Mapping[Role, Sequence[Point]]) -> Panel:
+    return Panel(xs, log, axis(y for points in lines.values() for _, y in points))
 
 
 def _draw_axes(svg: ET.Element, panel: Panel, along: str) -> None:

@@ -70,10 +70,11 @@ def axis(values: Iterable[float]) -> Axis:
         return UNIT_AXIS
     if low > 1 / HUGE and high / low > LOG_FROM:
         return _log_axis(low, high)
-    return _linear_axis(min(low, 0.0), max(high, 0.0))
+    return linear_axis(min(low, 0.0), max(high, 0.0))
 
 
-def _linear_axis(low: float, high: float) -> Axis:
+def linear_axis(low: float, high: float) -> Axis:
+    """The axis from ``low`` or a little less to ``high`` or a little more, with round ticks."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(step for f in (1, 2, 2.5, 5, 10) if (step := f * power) >= rough * 0.999)
