@@ -22,6 +22,7 @@ RANKS = {
     "inference_policy": 1,
     "patch_neurons": 1,
     "sealing": 1,
+    "signing": 1,
     "atomic_folder": 1,
     "journal": 1,
     "model": 1,
