@@ -25,6 +25,7 @@ RANKS = {
     "signing": 1,
     "atomic_folder": 1,
     "journal": 1,
+    "migrations": 1,
     "model": 1,
     "statistics": 1,
     "locate": 2,

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all, and are on the disk once they have."""
 
 from __future__ import annotations
 
@@ -27,14 +27,29 @@ def appearing_at(target: Path) -> Iterator[Path]:
     try:
         yield fresh
         for path in [*fresh.iterdir(), fresh]:
-            _sync(path)
+            sync(path)
         if target.exists():
             _exchange(fresh, target)
         else:
             fresh.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Writes a file in one step: whoever is interrupted leaves the old one, or none."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        sync(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _exchange(fresh: Path, target: Path) -> None:
@@ -53,7 +68,8 @@ def _exchange(fresh: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Has what was written to a file, or the entries of a folder, on the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no way to flush a folder
     handle = os.open(path, os.O_RDONLY)

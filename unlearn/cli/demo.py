@@ -19,6 +19,7 @@ from unlearn.registry import DEFAULT_LOCATOR
 from unlearn.types import Verdict
 
 if TYPE_CHECKING:
+    from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.workflow import Outcome
 
 MODEL, REFERENCE, FORGET_SET = "lab:full", "lab:reference", "lab:one-person"
@@ -67,8 +68,8 @@ def demo(
     chosen = tuple(dict.fromkeys(strategies)) or ("gradient-ascent",)
     with outputs.folder(output, outputs.DEMO, force=force) as made, working(options) as progress:
         outcomes = {}
-        for name, outcome in _runs(chosen, quick, options, progress):
-            _write(outcome, made / "runs" / name)
+        for name, request, outcome in _runs(chosen, quick, options, progress):
+            _write(request, outcome, made / "runs" / name)
             outcomes[name] = outcome
         document = _document(outcomes, output, time.monotonic() - started)
         text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
@@ -79,26 +80,25 @@ def demo(
 
 def _runs(
     chosen: tuple[str, ...], quick: bool, options: opt.Options, progress: Progress
-) -> Iterator[tuple[str, Outcome]]:
-    """Each strategy's name with what it came to, one after the other."""
+) -> Iterator[tuple[str, DeletionRequest, Outcome]]:
+    """Each strategy's name, the request and what it came to, one after the other."""
     from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.workflow import AuditOptions, fitting, process
 
     locators = {name: fitting(DEFAULT_LOCATOR, name) for name in chosen}
     forget_set = read_forget_set(FORGET_SET)
     model, reference = read_model(MODEL, options), read_model(REFERENCE, options)
-    request = DeletionRequest.open(
-        forget_set.digest, ground="consent-withdrawn", forget_set_name=forget_set.name
-    )
+    request = DeletionRequest.open(ground="consent-withdrawn")
     say(options, f"request {request.id}: {MODEL} must forget {FORGET_SET}")
     for name, locator in locators.items():
         say(options, f"strategy {name}, sites: {locator or 'no restriction'}")
         yield (
             name,
+            request,
             process(
-                request,
                 model,
                 forget_set,
+                request=request.id,
                 reference=reference,
                 strategy=name,
                 locator=locator,
@@ -110,13 +110,13 @@ def _runs(
         )
 
 
-def _write(outcome: Outcome, directory: Path) -> None:
+def _write(request: DeletionRequest, outcome: Outcome, directory: Path) -> None:
     from unlearn.report import report
 
     directory.mkdir(parents=True)
     report(outcome.result, directory)
     outcome.artifact.save(directory / "artifact")
-    pieces = {"request.json": outcome.request, "sites.json": outcome.sites}
+    pieces = {"request.json": request, "sites.json": outcome.sites}
     for name, noun in pieces.items():
         if noun is not None:
             (directory / name).write_text(noun.model_dump_json(indent=1) + "\n", encoding="utf-8")

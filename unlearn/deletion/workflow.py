@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from unlearn.audit import audit
-from unlearn.deletion.request import DeletionRequest
-from unlearn.errors import InputError
 from unlearn.locate import locate
 from unlearn.registry import DEFAULT_LOCATOR, locators, parts_of, strategies
 from unlearn.strategies import forget
@@ -33,7 +31,6 @@ class AuditOptions(Noun):
 class Outcome(NamedTuple):
     """What processing a request gave."""
 
-    request: DeletionRequest
     sites: Sites | None
     """Where the update was allowed to act; ``None`` where it was not restricted."""
     artifact: Artifact
@@ -41,10 +38,10 @@ class Outcome(NamedTuple):
 
 
 def process(
-    request: DeletionRequest,
     model: LanguageModel,
     forget_set: ForgetSet,
     *,
+    request: str,
     reference: LanguageModel | None = None,
     strategy: str = "gradient-ascent",
     locator: str | None = DEFAULT_LOCATOR,
@@ -55,10 +52,9 @@ def process(
 ) -> Outcome:
     """What forgetting produced and what the audit says of it: locate, forget, audit.
 
-    ``model`` stays as it is. Without a ``locator`` the strategy may act anywhere. ``settings`` are
-    the strategy's. A request about another forget set is an ``InputError``.
+    ``model`` stays as it is. ``request`` is the id that the audit names. Without a ``locator`` the
+    strategy may act anywhere. ``settings`` are the strategy's.
     """
-    _check_subject(request, forget_set)
     sites = None
     if locator is not None:
         sites = locate(model, forget_set, method=locator, seed=seed, progress=progress)
@@ -77,7 +73,7 @@ def process(
         original=model,
         reference=reference,
         seed=seed,
-        provenance={"request": request.id, **provenance_of(artifact)},
+        provenance={"request": request, **provenance_of(artifact)},
         efficiency=cost_of(artifact),
         strengths=strengths_of(artifact),
         progress=progress,
@@ -85,15 +81,7 @@ def process(
     )
     if artifact.limits:
         result = result.model_copy(update={"limits": (*artifact.limits, *result.limits)})
-    return Outcome(request, sites, artifact, result)
-
-
-def _check_subject(request: DeletionRequest, forget_set: ForgetSet) -> None:
-    if request.forget_set_digest != forget_set.digest:
-        raise InputError(
-            f"request {request.id} is about the forget set {request.forget_set_digest[:12]}, and "
-            f"{forget_set.name!r} is {forget_set.digest[:12]}; process it with its own forget set"
-        )
+    return Outcome(sites, artifact, result)
 
 
 def fitting(locator: str, strategy: str) -> str | None:

@@ -1,0 +1,1 @@
+"""How the tables of a request registry came to be, step by step, as Alembic revisions."""
