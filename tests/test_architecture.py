@@ -25,6 +25,7 @@ RANKS = {
     "signing": 1,
     "atomic_folder": 1,
     "journal": 1,
+    "merged": 1,
     "migrations": 1,
     "model": 1,
     "statistics": 1,
@@ -34,12 +35,12 @@ RANKS = {
     "verdicts": 3,
     "audit": 4,
     "report": 5,
-    "deletion": 5,
-    "lab": 6,
-    "bench": 6,
-    "cli": 7,
+    "deletion": 6,
+    "lab": 7,
+    "bench": 7,
+    "cli": 8,
 }
-TOP = 8
+TOP = 9
 """``unlearn/__init__.py`` and ``__main__.py``: they may import everything, and hold no work."""
 
 APART = {"audit": {"locate", "strategies"}}

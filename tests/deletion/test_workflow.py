@@ -6,7 +6,14 @@ import pytest
 
 from unlearn.artifact import Provenance, SitesSummary
 from unlearn.deletion import workflow
-from unlearn.deletion.workflow import AuditOptions, fitting, process, provenance_of, strengths_of
+from unlearn.deletion.workflow import (
+    AuditOptions,
+    Run,
+    fitting,
+    process,
+    provenance_of,
+    strengths_of,
+)
 from unlearn.forget_set import ForgetSet
 from unlearn.types import Noun, Record
 
@@ -52,11 +59,8 @@ def test_the_workflow_locates_forgets_and_audits_with_one_seed(calls: list[Any])
     outcome = process(
         "model",  # type: ignore[arg-type]
         FORGET_SET,
-        request="ab" * 8,
-        reference="reference",  # type: ignore[arg-type]
+        Run("ab" * 8, "reference", 7, AuditOptions(max_records=5, examples=2)),  # type: ignore[arg-type]
         settings={"max_steps": "3"},
-        seed=7,
-        options=AuditOptions(max_records=5, examples=2),
     )
     (_, _, located), (_, _, forgot), (_, audited_model, audited) = calls
     assert [room for room, *_ in calls] == ["locate", "forget", "audit"]
@@ -81,12 +85,12 @@ def test_what_an_artifact_cannot_hold_against_comes_first_among_the_limits(
     artifact.limits = ("served only",)
     monkeypatch.setattr(workflow, "forget", lambda *args, **kwargs: artifact)
     monkeypatch.setattr(workflow, "audit", lambda *args, **kwargs: Result())
-    outcome = process("model", FORGET_SET, request="id")  # type: ignore[arg-type]
+    outcome = process("model", FORGET_SET, Run("id"))  # type: ignore[arg-type]
     assert outcome.result.limits == ("served only", "few records")
 
 
 def test_without_a_locator_nothing_is_restricted(calls: list[Any]) -> None:
-    outcome = process("model", FORGET_SET, request="id", locator=None)  # type: ignore[arg-type]
+    outcome = process("model", FORGET_SET, Run("id"), locator=None)  # type: ignore[arg-type]
     assert [room for room, *_ in calls] == ["forget", "audit"]
     assert calls[0][2]["sites"] is None
     assert outcome.sites is None

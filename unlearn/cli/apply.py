@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from unlearn import __version__
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
@@ -43,19 +41,11 @@ def apply(options: opt.Options, *, model: str, artifact: str, output: Path, forc
                 "weights can hold. Keep it where the model is served; `unlearn audit` takes it as "
                 "it is"
             )
+        from unlearn.merged import write_merged
+
         base = read_model(model, options)
         progress("applying", 0.0)
-        merged = change.apply(base)
-        merged.save(made)
-        note = {
-            "unlearn": __version__,
-            "base_source": base.source,
-            "base_digest": base.digest,
-            "digest": merged.digest,
-            "provenance": change.provenance.model_dump(mode="json"),
-        }
-        note_text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
-        (made / outputs.MODEL.marker).write_text(note_text, encoding="utf-8")
+        merged = write_merged(change, base, made)
         progress("applying", 1.0)
     document = {"model": str(output), "digest": merged.digest, "base_digest": base.digest}
     emit(options, document, f"unlearned model written to {output}\ndigest {merged.digest}")

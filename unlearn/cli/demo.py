@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from unlearn.cli.console import Progress, emit, say, working
 from unlearn.cli.inputs import read_forget_set, read_model
 from unlearn.cli.summary import summary
 from unlearn.registry import DEFAULT_LOCATOR
-from unlearn.types import Verdict
 
 if TYPE_CHECKING:
     from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.workflow import Outcome
+    from unlearn.types import Verdict
 
 MODEL, REFERENCE, FORGET_SET = "lab:full", "lab:reference", "lab:one-person"
 QUICK_RECORDS = 100
@@ -83,7 +83,7 @@ def _runs(
 ) -> Iterator[tuple[str, DeletionRequest, Outcome]]:
     """Each strategy's name, the request and what it came to, one after the other."""
     from unlearn.deletion.request import DeletionRequest
-    from unlearn.deletion.workflow import AuditOptions, fitting, process
+    from unlearn.deletion.workflow import AuditOptions, Run, fitting, process
 
     locators = {name: fitting(DEFAULT_LOCATOR, name) for name in chosen}
     forget_set = read_forget_set(FORGET_SET)
@@ -98,14 +98,16 @@ def _runs(
             process(
                 model,
                 forget_set,
-                request=request.id,
-                reference=reference,
+                Run(
+                    request.id,
+                    reference,
+                    options.seed,
+                    AuditOptions(max_records=QUICK_RECORDS if quick else None),
+                    progress,
+                ),
                 strategy=name,
                 locator=locator,
                 settings=QUICK_SETTINGS.get(name) if quick else None,
-                seed=options.seed,
-                options=AuditOptions(max_records=QUICK_RECORDS if quick else None),
-                progress=progress,
             ),
         )
 
@@ -124,6 +126,8 @@ def _write(request: DeletionRequest, outcome: Outcome, directory: Path) -> None:
 
 def _document(outcomes: dict[str, Outcome], output: Path, seconds: float) -> dict[str, Any]:
     """The result of the demo; with several strategies, the worst of their verdicts."""
+    from unlearn.verdicts.case import worst
+
     runs = [
         {
             "strategy": name,
@@ -137,21 +141,15 @@ def _document(outcomes: dict[str, Outcome], output: Path, seconds: float) -> dic
     for outcome in outcomes.values():
         for claim in outcome.result.claims:
             claims.setdefault(claim.id, []).append(claim.verdict)
-    verdict = _worst(outcome.result.verdict for outcome in outcomes.values())
+    verdict = worst(outcome.result.verdict for outcome in outcomes.values())
     return {
         "verdict": str(verdict),
         "exit_code": verdict.exit_code,
-        "verdicts": {claim: str(_worst(verdicts)) for claim, verdicts in claims.items()},
+        "verdicts": {claim: str(worst(verdicts)) for claim, verdicts in claims.items()},
         "report": runs[0]["report"],
         "seconds": round(seconds, 1),
         "runs": runs,
     }
-
-
-def _worst(verdicts: Iterable[Verdict]) -> Verdict:
-    from unlearn.verdicts.case import SEVERITY
-
-    return min(verdicts, key=SEVERITY.index)
 
 
 def _text(outcomes: dict[str, Outcome], document: dict[str, Any]) -> str:

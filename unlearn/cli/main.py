@@ -55,6 +55,7 @@ COMMANDS = {
     "report": Entry(
         "unlearn.cli.report:report", "Draw the report of an audit again, or compare two."
     ),
+    "request": Entry("unlearn.cli.request:request", "Take deletion requests in, and process them."),
     "bench": Entry("unlearn.cli.bench:bench", "Compare strategies on the same records."),
     "list": Entry("unlearn.cli.list:list_", "List strategies, locators or probes."),
 }

@@ -102,6 +102,17 @@ def force(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
+def reason(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that may be told why."""
+    return click.option(
+        "--reason",
+        default="",
+        metavar="TEXT",
+        help="Why, for the ledger: without the person's name, for it is kept when the request is "
+        "closed.",
+    )(command)
+
+
 def _pairs(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> Mapping[str, str]:

@@ -156,6 +156,26 @@ class View:
         query = sa.select(*columns).order_by(tables.model.c.registered, tables.model.c.digest)
         return [RegisteredModel(**row._mapping) for row in self.database.execute(query)]
 
+    def lineage(self, digest: str) -> list[str]:
+        """A model's digest and those of all that it was made from, as far as they are known."""
+        parents = {each.digest: each.parent for each in self.models()}
+        found = []
+        while digest and digest not in found:
+            found.append(digest)
+            digest = parents.get(digest, "")
+        return found
+
+    def derived(self, digest: str) -> list[RegisteredModel]:
+        """The models that were made from one, and from those, as far as they are known."""
+        found: dict[str, RegisteredModel] = {}
+        parents = {digest}
+        while parents:
+            made = [each for each in self.models() if each.parent in parents]
+            made = [each for each in made if each.digest not in {*found, digest}]
+            found |= {each.digest: each for each in made}
+            parents = {each.digest for each in made}
+        return list(found.values())
+
     def lease(self, request: str) -> tuple[str, float]:
         """Which worker has a request, and until when, in seconds since 1970."""
         columns = (tables.request.c.worker, tables.request.c.leased_until)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from unlearn.audit import audit
@@ -37,51 +38,85 @@ class Outcome(NamedTuple):
     result: AuditResult
 
 
+@dataclass(frozen=True)
+class Run:
+    """What every step of one run shares."""
+
+    request: str
+    """The id that audits name."""
+    reference: LanguageModel | None = None
+    seed: int = 0
+    options: AuditOptions = field(default_factory=AuditOptions)
+    progress: Progress | None = None
+
+
 def process(
     model: LanguageModel,
     forget_set: ForgetSet,
+    run: Run,
     *,
-    request: str,
-    reference: LanguageModel | None = None,
     strategy: str = "gradient-ascent",
     locator: str | None = DEFAULT_LOCATOR,
     settings: Mapping[str, str] | None = None,
-    seed: int = 0,
-    options: AuditOptions | None = None,
-    progress: Progress | None = None,
 ) -> Outcome:
     """What forgetting produced and what the audit says of it: locate, forget, audit.
 
-    ``model`` stays as it is. ``request`` is the id that the audit names. Without a ``locator`` the
-    strategy may act anywhere. ``settings`` are the strategy's.
+    ``model`` stays as it is. Without a ``locator`` the strategy may act anywhere. ``settings`` are
+    the strategy's.
     """
     sites = None
     if locator is not None:
-        sites = locate(model, forget_set, method=locator, seed=seed, progress=progress)
+        sites = locate(model, forget_set, method=locator, seed=run.seed, progress=run.progress)
     artifact = forget(
         model,
         forget_set,
         strategy=strategy,
         sites=sites,
         settings=settings,
-        seed=seed,
-        progress=progress,
+        seed=run.seed,
+        progress=run.progress,
     )
+    return Outcome(sites, artifact, judge(artifact, artifact.apply(model), model, forget_set, run))
+
+
+def judge(
+    artifact: Artifact,
+    unlearned: LanguageModel,
+    original: LanguageModel,
+    forget_set: ForgetSet,
+    run: Run,
+) -> AuditResult:
+    """The audit of what an artifact made of a model, with how it came to be and its limits."""
     result = audit(
-        artifact.apply(model),
+        unlearned,
         forget_set,
-        original=model,
-        reference=reference,
-        seed=seed,
-        provenance={"request": request, **provenance_of(artifact)},
+        original=original,
+        reference=run.reference,
+        seed=run.seed,
+        provenance={"request": run.request, **provenance_of(artifact)},
         efficiency=cost_of(artifact),
         strengths=strengths_of(artifact),
-        progress=progress,
-        **(options or AuditOptions()).model_dump(),
+        progress=run.progress,
+        **run.options.model_dump(),
     )
     if artifact.limits:
         result = result.model_copy(update={"limits": (*artifact.limits, *result.limits)})
-    return Outcome(sites, artifact, result)
+    return result
+
+
+def look_at(model: LanguageModel, forget_set: ForgetSet, run: Run) -> AuditResult:
+    """The smoke audit of a model as it is: what it knows before anything is done, or still."""
+    options = run.options.model_copy(update={"tier": "smoke"})
+    return audit(
+        model,
+        forget_set,
+        original=model,
+        reference=run.reference,
+        seed=run.seed,
+        provenance={"request": run.request},
+        progress=run.progress,
+        **options.model_dump(),
+    )
 
 
 def fitting(locator: str, strategy: str) -> str | None:

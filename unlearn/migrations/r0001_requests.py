@@ -13,6 +13,14 @@ LEDGER_IS_APPEND_ONLY = "the ledger is append-only"
 
 def upgrade() -> None:
     """Creates the tables, and has the database itself refuse to change the ledger."""
+    _create_requests()
+    _create_models()
+    _create_ledger()
+    for statement in _TRIGGERS[op.get_bind().dialect.name]:
+        op.execute(statement)
+
+
+def _create_requests() -> None:
     op.create_table(
         "request",
         sa.Column("id", sa.String(16), primary_key=True),
@@ -31,6 +39,9 @@ def upgrade() -> None:
         sa.Column("blind_index", sa.String(64), primary_key=True),
     )
     op.create_index("identifier_by_index", "identifier", ["blind_index"])
+
+
+def _create_models() -> None:
     op.create_table(
         "model",
         sa.Column("digest", sa.String(64), primary_key=True),
@@ -40,6 +51,9 @@ def upgrade() -> None:
         sa.Column("registered", sa.String(32), nullable=False),
     )
     op.create_index("model_by_parent", "model", ["parent"])
+
+
+def _create_ledger() -> None:
     op.create_table(
         "ledger",
         sa.Column("seq", sa.Integer(), primary_key=True, autoincrement=False),
@@ -54,8 +68,6 @@ def upgrade() -> None:
         sa.Column("document", sa.JSON(), nullable=False),
     )
     op.execute("INSERT INTO ledger_head (id, at, document) VALUES (1, '', '{\"seq\": 0}')")
-    for statement in _TRIGGERS[op.get_bind().dialect.name]:
-        op.execute(statement)
 
 
 _TRIGGERS = {

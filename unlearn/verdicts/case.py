@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,6 +12,11 @@ from unlearn.verdicts.criteria import Comparison
 
 SEVERITY = (Verdict.FAIL, Verdict.CONFOUNDED, Verdict.INCONCLUSIVE, Verdict.NOT_RUN, Verdict.PASS)
 """The worst first."""
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of some verdicts."""
+    return min(verdicts, key=SEVERITY.index)
 
 
 @dataclass(frozen=True)

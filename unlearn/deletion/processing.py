@@ -1,0 +1,333 @@
+"""Processing: from approved requests to an unlearned model and evidence, in several attempts.
+
+Requests about one model are merged into one run; each is audited by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from unlearn.artifact_manifest import sha256_of
+from unlearn.atomic_folder import appearing_at
+from unlearn.deletion import records
+from unlearn.deletion.leases import LEASE_SECONDS, leased
+from unlearn.deletion.ledger import Detail
+from unlearn.deletion.registry import RegisteredModel
+from unlearn.deletion.states import WORKING, State
+from unlearn.deletion.workflow import Outcome, Run, fitting, judge, look_at
+from unlearn.deletion.workflow import process as forget_and_judge
+from unlearn.errors import InputError, UnlearnError
+from unlearn.merged import write_merged
+from unlearn.registry import DEFAULT_LOCATOR
+from unlearn.report import report
+from unlearn.types import AuditResult, Noun, Verdict
+from unlearn.verdicts.case import worst
+
+if TYPE_CHECKING:
+    from unlearn.deletion.request import DeletionRequest
+    from unlearn.deletion.store import Store
+    from unlearn.forget_set import ForgetSet
+    from unlearn.model.language_model import LanguageModel
+
+KEPT_FORGOTTEN: tuple[State, ...] = ("audited", "filter-only", "deployed", "notified")
+"""States of requests that a later model must not remember again."""
+
+
+class Attempt(Noun):
+    """One way to forget."""
+
+    strategy: str
+    settings: Mapping[str, str] = {}
+
+
+DEFAULT_PLAN = (
+    Attempt(strategy="gradient-ascent"),
+    Attempt(strategy="distillation"),
+    Attempt(strategy="in-context", settings={"sealed": "true"}),
+)
+"""The cheapest that changes weights, the strongest that does, and a policy before the model where
+neither forgets without breaking what has to stay."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """How requests are processed."""
+
+    output: Path
+    """Where the unlearned model goes; nothing may be there."""
+    by: str
+    """Who did it, as the ledger says."""
+    worker: str
+    """Who holds the leases: unlike ``by``, one for each process."""
+    plan: Sequence[Attempt] = DEFAULT_PLAN
+    run: Run = field(default_factory=lambda: Run(""))
+    lease_seconds: float = LEASE_SECONDS
+
+
+class Processed(NamedTuple):
+    """What processing a request came to."""
+
+    request: DeletionRequest
+    result: AuditResult
+    """Of the outcome, or of the last attempt where there is none to use."""
+
+
+class _Try(NamedTuple):
+    """What one attempt gave."""
+
+    number: int
+    attempt: Attempt
+    outcome: Outcome
+    """Of the records of all requests together; its audit is the one of the first request."""
+    results: Mapping[str, AuditResult]
+    """By request."""
+
+    @property
+    def verdict(self) -> Verdict:
+        return worst(result.verdict for result in self.results.values())
+
+    @property
+    def served_only(self) -> bool:
+        return self.outcome.artifact.threat_model == "served-only"
+
+
+class Processing:
+    """One run over the requests about one model.
+
+    >>> Processing(store, job, model, ["3f2a…"]).run()                           # doctest: +SKIP
+
+    Every request ends in ``audited``, in ``filter-only`` where only a policy before the model did
+    not fail, or in ``retrain-scheduled`` where everything in the plan did. The ledger says what was
+    tried and why it was not kept. Requests whose processing was cut off begin anew.
+
+    Raises:
+        InputError: a request is not about this model, or something is in the way of the output.
+    """
+
+    def __init__(self, store: Store, job: Job, model: LanguageModel, requests: Sequence[str]):
+        self.store, self.job, self.model = store, job, model
+        self.requests = list(dict.fromkeys(requests))
+        for request in self.requests:
+            self._check_scope(store.get(request))
+        if job.output.exists() and not self._is_ours(job.output):
+            raise InputError(f"{job.output} exists; give a new folder for the unlearned model")
+
+    def run(self) -> list[Processed]:
+        """What became of each request.
+
+        Raises:
+            InputError: a request is not approved, or another worker has it.
+        """
+        with leased(self.store.registry, self.requests, self.job.worker, self.job.lease_seconds):
+            self.sets = {request: self.store.forget_set(request) for request in self.requests}
+            for request, forget_set in self.sets.items():
+                self._look_before(request, forget_set)
+            self._all_step("plan", ", ".join(attempt.strategy for attempt in self.job.plan))
+            self._all_step("unlearn")
+            kept = self._try_in_turn()
+            if kept.verdict is not Verdict.FAIL:
+                self._hand_over(kept)
+            return [self._conclude(request, kept) for request in self.requests]
+
+    def _check_scope(self, request: DeletionRequest) -> None:
+        with self.store.registry.look() as view:
+            lineage = view.lineage(self.model.digest)
+        if not {each.digest for each in request.models} & set(lineage):
+            known = ", ".join(f"{each.source} ({each.digest[:12]})" for each in request.models)
+            raise InputError(
+                f"request {request.id} is about {known or 'no model yet'}, and "
+                f"{self.model.source} ({self.model.digest[:12]}) is neither that nor registered as "
+                "made from it"
+            )
+
+    def _is_ours(self, output: Path) -> bool:
+        """Whether an earlier run over these requests wrote it, and was killed before its end."""
+        with self.store.registry.look() as view:
+            made = any(each.source == str(output) for each in view.models())
+            return made and all(view.get(each).state in WORKING for each in self.requests)
+
+    def _look_before(self, request: str, forget_set: ForgetSet) -> None:
+        """Measures what the model knows before anything is done, for the record."""
+        # The step first: a request that may not be processed is not measured either.
+        self._step(request, "locate", details={"model": self.model.digest})
+        result = look_at(self.model, forget_set, replace(self.job.run, request=request))
+        digest = self._write(request, "before", result)
+        self._note(request, "measured", {"verdict": str(result.verdict), "audit": digest})
+
+    def _try_in_turn(self) -> _Try:
+        """Attempts until one does not fail; the last one is what is kept."""
+        last: _Try | None = None
+        refused: UnlearnError | None = None
+        for number, attempt in enumerate(self.job.plan, start=1):
+            try:
+                last = self._attempt(number, attempt)
+            except UnlearnError as error:
+                # One strategy may refuse a model or a set that the next one takes.
+                refused = error
+                self._note_refusal(number, attempt, error)
+                continue
+            if last.verdict is not Verdict.FAIL:
+                break
+        if last is None:
+            assert refused is not None
+            raise refused
+        return last
+
+    def _attempt(self, number: int, attempt: Attempt) -> _Try:
+        outcome = forget_and_judge(
+            self.model,
+            self._together(),
+            replace(self.job.run, request=self.requests[0]),
+            strategy=attempt.strategy,
+            locator=fitting(DEFAULT_LOCATOR, attempt.strategy),
+            settings=attempt.settings,
+        )
+        results = {self.requests[0]: outcome.result}
+        if len(self.requests) > 1:
+            unlearned = outcome.artifact.apply(self.model)
+            for request, forget_set in self.sets.items():
+                run = replace(self.job.run, request=request)
+                results[request] = judge(outcome.artifact, unlearned, self.model, forget_set, run)
+        for request, result in results.items():
+            details: dict[str, Detail] = {
+                "attempt": number,
+                "strategy": attempt.strategy,
+                "verdict": str(result.verdict),
+                "label": result.label,
+                "audit": self._write(request, f"attempt-{number}", result),
+            }
+            self._note(request, "attempted", details)
+        return _Try(number, attempt, outcome, results)
+
+    def _together(self) -> ForgetSet:
+        if len(self.sets) == 1:
+            return next(iter(self.sets.values()))
+        return records.merged(self.sets, "batch")
+
+    def _note_refusal(self, number: int, attempt: Attempt, error: UnlearnError) -> None:
+        # The message may repeat what is in the records; its kind is enough for what stays.
+        for request in self.requests:
+            details: dict[str, Detail] = {
+                "attempt": number,
+                "strategy": attempt.strategy,
+                "refused": type(error).__name__,
+            }
+            self._note(request, "attempted", details)
+
+    def _hand_over(self, kept: _Try) -> None:
+        """Writes the model, or the policy, that answers the requests, and registers it."""
+        artifact = kept.outcome.artifact
+        made = RegisteredModel(
+            digest=kept.outcome.result.models["unlearned"].digest,
+            source=str(self.job.output),
+            parent=self.model.digest,
+            relation="filtered" if kept.served_only else "unlearned",
+        )
+        # First, so that whoever is killed while writing finds that the folder is theirs.
+        with self.store.registry.change() as change:
+            change.register(made)
+        if kept.served_only:
+            artifact.save(self.job.output)
+        else:
+            with appearing_at(self.job.output) as folder:
+                write_merged(artifact, self.model, folder)
+
+    def _conclude(self, request: str, kept: _Try) -> Processed:
+        result = kept.results[request]
+        details: dict[str, Detail] = {
+            "base": self.model.digest,
+            "attempt": kept.number,
+            "strategy": kept.attempt.strategy,
+            "seed": self.job.run.seed,
+            "verdict": str(result.verdict),
+            "audit": sha256_of(self._evidence(request, f"attempt-{kept.number}") / "audit.json"),
+        }
+        verdict = {"verdict": str(result.verdict)}
+        if kept.verdict is Verdict.FAIL:
+            failing = [claim.id for claim in result.claims if claim.verdict is Verdict.FAIL]
+            reason = ", ".join(failing) or "another request of the batch"
+            reason = f"every attempt failed; the last: {reason}"
+            found = self._step(request, "retrain-scheduled", reason, details, **verdict)
+        else:
+            step = "filter-only" if kept.served_only else "audited"
+            details["result"] = result.models["unlearned"].digest
+            output = str(self.job.output)
+            found = self._step(request, step, "", details, model_out=output, **verdict)
+        return Processed(found, result)
+
+    def _all_step(self, step: str, reason: str = "") -> None:
+        for request in self.requests:
+            self._step(request, step, reason)
+
+    def _step(
+        self,
+        request: str,
+        step: str,
+        reason: str = "",
+        details: dict[str, Detail] | None = None,
+        **changed: str,
+    ) -> DeletionRequest:
+        return self.store.take_step(
+            request, step, by=self.job.by, reason=reason, details=details, **changed
+        )
+
+    def _note(self, request: str, event: str, details: dict[str, Detail]) -> None:
+        with self.store.change() as change:
+            change.record(request, event, by=self.job.by, details=details)
+
+    def _evidence(self, request: str, name: str) -> Path:
+        return self.store.evidence(request) / name
+
+    def _write(self, request: str, name: str, result: AuditResult) -> str:
+        """Writes an audit and its reports, whole or not at all; the digest of ``audit.json``."""
+        return write_evidence(self._evidence(request, name), result)
+
+
+def write_evidence(target: Path, result: AuditResult) -> str:
+    """Writes an audit and its reports over those of an earlier run; gives the audit's digest."""
+    with appearing_at(target) as folder:
+        report(result, folder)
+    return sha256_of(target / "audit.json")
+
+
+def recheck(
+    store: Store, model: LanguageModel, run: Run, *, by: str, besides: Sequence[str]
+) -> dict[str, AuditResult]:
+    """Audits the earlier requests that a model has to keep forgotten, by request.
+
+    Those are the requests with an outcome that were about one of the models it was made from.
+    """
+    with store.registry.look() as view:
+        lineage = set(view.lineage(model.digest))
+        earlier = view.requests(KEPT_FORGOTTEN)
+    found = {}
+    for request in earlier:
+        if request.id in besides or not lineage & {each.digest for each in request.models}:
+            continue
+        result = look_at(model, store.forget_set(request.id), replace(run, request=request.id))
+        name = f"recheck-{model.digest[:12]}"
+        digest = write_evidence(store.evidence(request.id) / name, result)
+        details: dict[str, Detail] = {
+            "model": model.digest,
+            "verdict": str(result.verdict),
+            "audit": digest,
+        }
+        with store.change() as change:
+            change.record(request.id, "rechecked", by=by, details=details)
+        found[request.id] = result
+    return found
+
+
+def plan_of(strategies: Sequence[str], settings: Mapping[str, str]) -> tuple[Attempt, ...]:
+    """A plan that tries strategies in turn, each with the settings; the standing one without any.
+
+    Raises:
+        InputError: there are settings and nothing that they are of.
+    """
+    if settings and not strategies:
+        raise InputError("settings are those of a strategy; name it with --strategy")
+    named = tuple(Attempt(strategy=name, settings=dict(settings)) for name in strategies)
+    return named or DEFAULT_PLAN
