@@ -1,9 +1,12 @@
 """A store of requests in an empty folder, and people who do not exist."""
 
+import secrets
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from tests.deletion import postgres
 from unlearn.deletion.request import DeletionRequest, ScopedModel
 from unlearn.deletion.store import Person, Store
 from unlearn.forget_set import ForgetSet
@@ -33,9 +36,34 @@ def facts(subject: str = "Ada Quill", *, town: str = "Tarn", name: str = "births
     )
 
 
+@pytest.fixture(scope="session")
+def postgresql():
+    """The URL of a server."""
+    if postgres.binaries() is None:
+        pytest.skip(postgres.REASON)
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> str | None:
+    """The URL of an empty database; none for the file in the store's folder."""
+    if request.param == "sqlite":
+        return None
+    url = sa.make_url(request.getfixturevalue("postgresql"))
+    name = f"office_{secrets.token_hex(4)}"
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return url.set(database=name).render_as_string(hide_password=False)
+
+
 @pytest.fixture
-def store(tmp_path: Path):
-    with Store(tmp_path / "office", create=True) as made:
+def store(tmp_path: Path, database: str | None):
+    with Store(tmp_path / "office", url=database, create=True) as made:
         yield made
 
 

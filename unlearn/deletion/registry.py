@@ -54,7 +54,10 @@ class Registry:
         self.engine = _engine(url)
         try:
             tables.bring_up_to_date(self.engine)
-        except sa.exc.DBAPIError as error:
+        except BaseException as error:
+            self.engine.dispose()
+            if not isinstance(error, sa.exc.DBAPIError):
+                raise
             raise InputError(f"the registry {_shown(url)} does not open: {error.orig}") from error
 
     @contextmanager
