@@ -312,9 +312,10 @@ def close(options: opt.Options, desk: Office, *, id_: str, reason: str) -> None:
     """
     with desk.store() as store:
         before = store.get(id_)
-        if before.state not in ("notified", "closed"):
-            say(options, f"request {id_} is {before.state}: nobody has said that the person knows")
-        _emit(options, store.close_request(id_, by=desk.by, reason=reason))
+        closed = store.close_request(id_, by=desk.by, reason=reason)
+    if before.state not in ("notified", "closed"):
+        say(options, f"request {id_} was {before.state}: nobody has said that the person knows")
+    _emit(options, closed)
 
 
 @request.command(epilog="\b\nExample:\n  unlearn request verify --store office\n")

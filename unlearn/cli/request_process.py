@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from unlearn.cli import options as opt
-from unlearn.cli.console import Progress, emit, say, working
+from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import read_model
 from unlearn.cli.office import Office, office
 from unlearn.cli.request_text import document_of, line_of
 from unlearn.errors import InputError
+from unlearn.registry import DEFAULT_LOCATOR
 
 if TYPE_CHECKING:
-    from unlearn.deletion.processing import Attempt, Processed
+    from unlearn.deletion.processing import Job, Processed
     from unlearn.deletion.store import Store
     from unlearn.types import AuditResult
 
@@ -55,6 +57,13 @@ if TYPE_CHECKING:
 )
 @opt.settings
 @click.option(
+    "--locator",
+    default=DEFAULT_LOCATOR,
+    show_default=True,
+    metavar="NAME",
+    help="What finds where strategies may act, see `unlearn list locators`; none for anywhere.",
+)
+@click.option(
     "--tier",
     type=click.Choice(("smoke", "standard", "deep")),
     default="standard",
@@ -81,6 +90,7 @@ def process(
     reference: str | None,
     strategies: tuple[str, ...],
     settings: Mapping[str, str],
+    locator: str,
     tier: str,
     max_records: int | None,
 ) -> None:
@@ -92,26 +102,25 @@ def process(
 
     Exit codes: those of `unlearn audit`, for the worst verdict of all.
     """
-    from unlearn.deletion.processing import plan_of
-
     if bool(ids) == all_:
         raise InputError("give the ids of the requests to process, or --all")
-    plan = plan_of(strategies, settings)
+    from unlearn.deletion.processing import Job, plan_of
+    from unlearn.deletion.workflow import AuditOptions, Run
+
+    audits = AuditOptions(tier=tier, max_records=max_records)  # type: ignore[arg-type]
     with desk.store() as store, working(options) as progress:
-        batches = _batches(store, ids, on)
-        if not batches:
-            say(options, "no approved requests")
-        output = output.resolve()
+        job = Job(
+            output.resolve(),
+            by=desk.by,
+            worker=f"{desk.by}@{socket.gethostname()}:{os.getpid()}",
+            plan=plan_of(strategies, settings),
+            locator=None if locator == "none" else locator,
+            run=Run("", None, options.seed, audits, progress),
+        )
         done: list[Processed] = []
         earlier: dict[str, AuditResult] = {}
-        for source, requests in batches.items():
-            place = (
-                output
-                if len(batches) == 1
-                else output / store.get(requests[0]).models[0].digest[:12]
-            )
-            made = _Batch(options, desk, plan, place, reference, tier, max_records, progress)
-            finished, again = made.process(store, source, requests)
+        for batch in _batches(store, ids, on, job):
+            finished, again = batch.process(store, options, reference)
             done += finished
             earlier |= again
     _report(options, done, earlier)
@@ -137,59 +146,48 @@ def _report(options: opt.Options, done: list[Processed], earlier: dict[str, Audi
     raise click.exceptions.Exit(code)
 
 
-def _batches(store: Store, ids: tuple[str, ...], on: str | None) -> dict[str, list[str]]:
-    """Model source to the requests that are processed on it together."""
+class _Batch(NamedTuple):
+    """The requests that are processed on one model together."""
+
+    source: str
+    requests: list[str]
+    job: Job
+
+    def process(
+        self, store: Store, options: opt.Options, reference: str | None
+    ) -> tuple[list[Processed], dict[str, AuditResult]]:
+        """What became of them, and of earlier ones on the new model."""
+        from unlearn.deletion.processing import Processing, recheck
+
+        model = read_model(self.source, options)
+        never = None if reference is None else read_model(reference, options)
+        run = replace(self.job.run, reference=never)
+        done = Processing(store, replace(self.job, run=run), model, self.requests).run()
+        if any(each.request.state != "audited" for each in done):
+            return done, {}
+        unlearned = read_model(str(self.job.output), options)
+        return done, recheck(store, unlearned, run, by=self.job.by, besides=self.requests)
+
+
+def _batches(store: Store, ids: tuple[str, ...], on: str | None, job: Job) -> list[_Batch]:
+    """The requests by model, each model with a place for what comes of it."""
     from unlearn.deletion.states import WORKING
 
     requests = [store.get(each) for each in ids]
     if not ids:
         with store.registry.look() as view:
             requests = view.requests(("approved", *WORKING))
-    batches: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    places: dict[str, Path] = {}
     for request in requests:
-        sources = [model.source for model in request.models]
-        if on is None and len(sources) != 1:
-            which = ", ".join(sources) or "no model yet"
+        if on is None and len(request.models) != 1:
+            which = ", ".join(model.source for model in request.models) or "no model yet"
             raise InputError(
                 f"request {request.id} is about {which}; say which one to start from with --on"
             )
-        batches.setdefault(on or sources[0], []).append(request.id)
-    return batches
-
-
-class _Batch:
-    """The requests about one model."""
-
-    def __init__(
-        self,
-        options: opt.Options,
-        desk: Office,
-        plan: tuple[Attempt, ...],
-        output: Path,
-        reference: str | None,
-        tier: str,
-        max_records: int | None,
-        progress: Progress,
-    ) -> None:
-        self.options, self.desk, self.plan, self.output = options, desk, plan, output
-        self.reference, self.tier, self.max_records = reference, tier, max_records
-        self.progress = progress
-
-    def process(
-        self, store: Store, source: str, requests: list[str]
-    ) -> tuple[list[Processed], dict[str, AuditResult]]:
-        """What became of them, and of earlier ones on the new model."""
-        from unlearn.deletion.processing import Job, Processing, recheck
-        from unlearn.deletion.workflow import AuditOptions, Run
-
-        model = read_model(source, self.options)
-        reference = read_model(self.reference, self.options) if self.reference else None
-        audits = AuditOptions(tier=self.tier, max_records=self.max_records)  # type: ignore[arg-type]
-        run = Run("", reference, self.options.seed, audits, self.progress)
-        worker = f"{self.desk.by}@{socket.gethostname()}:{os.getpid()}"
-        job = Job(self.output, by=self.desk.by, worker=worker, plan=self.plan, run=run)
-        done = Processing(store, job, model, requests).run()
-        if not self.output.exists() or any(each.request.state == "filter-only" for each in done):
-            return done, {}
-        unlearned = read_model(str(self.output), self.options)
-        return done, recheck(store, unlearned, run, by=self.desk.by, besides=requests)
+        source = on or request.models[0].source
+        found.setdefault(source, []).append(request.id)
+        places[source] = job.output / request.models[0].digest[:12]
+    if len(found) == 1:
+        places = dict.fromkeys(found, job.output)
+    return [_Batch(source, found[source], replace(job, output=places[source])) for source in found]

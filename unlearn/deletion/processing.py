@@ -63,6 +63,8 @@ class Job:
     worker: str
     """Who holds the leases: unlike ``by``, one for each process."""
     plan: Sequence[Attempt] = DEFAULT_PLAN
+    locator: str | None = DEFAULT_LOCATOR
+    """What finds the sites of strategies that obey them; ``None`` for no restriction."""
     run: Run = field(default_factory=lambda: Run(""))
     lease_seconds: float = LEASE_SECONDS
 
@@ -182,7 +184,7 @@ class Processing:
             self._together(),
             replace(self.job.run, request=self.requests[0]),
             strategy=attempt.strategy,
-            locator=fitting(DEFAULT_LOCATOR, attempt.strategy),
+            locator=self.job.locator and fitting(self.job.locator, attempt.strategy),
             settings=attempt.settings,
         )
         results = {self.requests[0]: outcome.result}
