@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 AT_FDCWD = -100
@@ -35,6 +36,12 @@ def appearing_at(target: Path) -> Iterator[Path]:
         sync(target.parent)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove_unfinished(target: Path) -> None:
+    """Removes what killed processes left of ``target``; nobody else may be writing it now."""
+    for left in target.parent.glob(f".{escape(target.name)}.*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o644) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from unlearn.artifact_manifest import sha256_of
-from unlearn.atomic_folder import appearing_at
+from unlearn.atomic_folder import appearing_at, remove_unfinished
 from unlearn.deletion import records
 from unlearn.deletion.leases import LEASE_SECONDS, leased
 from unlearn.deletion.ledger import Detail
@@ -124,6 +124,7 @@ class Processing:
             InputError: a request is not approved, or another worker has it.
         """
         with leased(self.store.registry, self.requests, self.job.worker, self.job.lease_seconds):
+            self._clear_up()
             self.sets = {request: self.store.forget_set(request) for request in self.requests}
             for request, forget_set in self.sets.items():
                 self._look_before(request, forget_set)
@@ -150,6 +151,13 @@ class Processing:
         with self.store.registry.look() as view:
             made = any(each.source == str(output) for each in view.models())
             return made and all(view.get(each).state in WORKING for each in self.requests)
+
+    def _clear_up(self) -> None:
+        """Removes what a run over these requests that was killed had begun to write."""
+        remove_unfinished(self.job.output)
+        for request in self.requests:
+            for name in ("before", *(f"attempt-{n + 1}" for n in range(len(self.job.plan)))):
+                remove_unfinished(self._evidence(request, name))
 
     def _look_before(self, request: str, forget_set: ForgetSet) -> None:
         """Measures what the model knows before anything is done, for the record."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -334,7 +334,9 @@ class Store:
     def _keep(self, head: Head) -> None:
         # Of two workers the later one may have been here already; any head that was is a good one.
         if not self._head_file.exists() or self._head().seq < head.seq:
-            write_whole(self._head_file, head.model_dump_json().encode())
+            # The step is done, whatever becomes of its head; the next step keeps a newer one.
+            with suppress(OSError):
+                write_whole(self._head_file, head.model_dump_json().encode())
 
     def _make(self, signing: Path, create: bool) -> None:
         if not create:
