@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
     from unlearn.forget_set import ForgetSet
 
-FORGET_SET = "forget-set"
-IDENTITY = "identity"
-"""What the vault calls the records, and who asked."""
+FORGET_SET, IDENTITY, PERSONAL = "forget-set", "identity", "personal"
+"""What the vault calls the records, who asked, and the texts of both that no reason may repeat."""
 
 
 class Person(NamedTuple):
@@ -117,6 +116,7 @@ class Store:
             self._refuse_twice(change, found_by, again)
             self.vault.create(request.id)
             self.vault.put(request.id, IDENTITY, json.dumps(person._asdict()).encode())
+            self.vault.put(request.id, PERSONAL, json.dumps(_names(person)).encode())
             change.add(request, found_by)
             details: dict[str, Detail] = {
                 "state": request.state,
@@ -259,7 +259,7 @@ class Store:
         **changed: Any,
     ) -> DeletionRequest:
         state = after(step, found.state, found.id)
-        self._refuse_names(found.id, [reason, by, *map(str, (details or {}).values())])
+        self._refuse_names(found.id, reason)
         request = found.model_copy(update={**changed, "state": state})
         change.update(request)
         all_details = {"state": state, "due": str(request.due()), **(details or {})}
@@ -275,6 +275,9 @@ class Store:
         by: str,
     ) -> DeletionRequest:
         self.vault.put(found.id, FORGET_SET, records.to_bytes(forget_set))
+        named = json.loads(self.vault.get(found.id, PERSONAL))
+        personal = sorted({*named, *records.texts(forget_set)})
+        self.vault.put(found.id, PERSONAL, json.dumps(personal).encode())
         named = self.vault.digest(found.id, forget_set.digest)
         for model in models:
             change.register(RegisteredModel(digest=model.digest, source=model.source))
@@ -300,23 +303,15 @@ class Store:
                 "the same person; go on with it, or open another with --again"
             )
 
-    def _refuse_names(self, request: str, said: Iterable[str]) -> None:
+    def _refuse_names(self, request: str, reason: str) -> None:
         """Keeps what is personal out of a ledger that is kept for ever."""
-        personal = set(_names(self._person(request)))
-        if self.vault.holds(request, FORGET_SET):
-            personal |= records.texts(records.from_bytes(self.vault.get(request, FORGET_SET)))
-        for text in said:
-            if any(_says(text, name) for name in personal):
-                raise InputError(
-                    "the reason names the person or repeats a fact that has to go; the ledger is "
-                    "kept when the request is closed, so say it without"
-                )
-
-    def _person(self, request: str) -> Person:
-        if not self.vault.holds(request, IDENTITY):
-            return Person("")
-        document = json.loads(self.vault.get(request, IDENTITY))
-        return Person(document["subject"], tuple(document["identifiers"]))
+        if not reason or not self.vault.holds(request, PERSONAL):
+            return
+        if any(_says(reason, name) for name in json.loads(self.vault.get(request, PERSONAL))):
+            raise InputError(
+                "the reason names the person or repeats a fact that has to go; the ledger is "
+                "kept when the request is closed, so say it without"
+            )
 
     @property
     def _head_file(self) -> Path:
