@@ -25,6 +25,8 @@ RANKS = {
     "signing": 1,
     "atomic_folder": 1,
     "journal": 1,
+    "csv_records": 2,
+    "documents": 2,
     "merged": 1,
     "migrations": 1,
     "model": 1,

@@ -48,6 +48,7 @@ class Entry:
 COMMANDS = {
     "demo": Entry("unlearn.cli.demo:demo", "Run everything on the bundled lab: request to report."),
     "lab": Entry("unlearn.cli.lab:lab", "The bundled models and forget sets."),
+    "import": Entry("unlearn.cli.import_:import_", "Make a forget set of a table or of texts."),
     "locate": Entry("unlearn.cli.locate:locate", "Find where a model keeps what must go."),
     "forget": Entry("unlearn.cli.forget:forget", "Make a model forget; writes an artifact."),
     "apply": Entry("unlearn.cli.apply:apply", "Merge an artifact into plain weights."),

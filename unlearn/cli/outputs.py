@@ -90,6 +90,12 @@ DEMO = Kind(
         *(f"runs/@*/artifact/{name}" for name in ("policy.json", "forget_set.key", "policy.key")),
     ),
 )
+FORGET_SET = Kind(
+    "a forget set",
+    "card.toml",
+    ("name = ", "description = "),
+    ("card.toml", *SPLIT_FILES),
+)
 LAB_MODELS = ("full", "reference", "reference-2", "reference-3", "reference-4")
 LAB = Kind(
     "the lab",
