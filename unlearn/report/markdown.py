@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from unlearn.report import obligations as duties
 from unlearn.report import wording
+from unlearn.report.checking import AGAIN, Checking
 from unlearn.report.curves import drawable
 from unlearn.report.ladder import LADDER, STATES, STEPS
+from unlearn.report.letter import COLUMNS, UNSENT, Letter, letter
 from unlearn.report.page import Judgement, ModelLine, Page, Scene, page, short
+from unlearn.report.readers import READERS, Reader, seen_by
 from unlearn.report.rows import PRECISION, Cell, Condition, ConditionRow, Group, Row
+from unlearn.report.signature import Signature
 from unlearn.types import AuditResult
 
 _SIGNS = re.compile(r"([\\`*_\[\]|~$#])")
@@ -17,10 +22,20 @@ _LINE_START = re.compile(r"^([-+=]|\d+(?=[.)]))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-def render_markdown(result: AuditResult) -> str:
-    """The audit as GitHub-flavoured Markdown; the same result gives the same bytes."""
-    shown = page(result)
-    parts = (
+def render_markdown(
+    result: AuditResult, reader: Reader = "officer", signature: Signature | None = None
+) -> str:
+    """The audit as GitHub-flavoured Markdown for one reader; the same result, the same bytes."""
+    shown = seen_by(reader, result)
+    if reader == "subject":
+        parts: Iterable[Iterable[str]] = (_letter(letter(shown, signature)),)
+    else:
+        parts = _report(page(shown, reader, signature))
+    return "\n\n".join(block for part in parts for block in part) + "\n"
+
+
+def _report(shown: Page) -> Iterable[Iterable[str]]:
+    return (
         _top(shown),
         _ladder(shown),
         _claims(shown.judgements),
@@ -29,9 +44,10 @@ def render_markdown(result: AuditResult) -> str:
         _figures(shown),
         _examples(shown),
         _provenance(shown),
+        _obligations(shown),
+        _checking(shown.checking),
         _reading(),
     )
-    return "\n\n".join(block for part in parts for block in part) + "\n"
 
 
 def text(raw: str) -> str:
@@ -64,6 +80,8 @@ def _list(items: Iterable[str]) -> Iterator[str]:
 
 def _top(shown: Page) -> Iterator[str]:
     yield f"# Unlearning audit: {text(shown.title)}"
+    for_whom = "" if shown.reader == "officer" else f"{READERS[shown.reader]}; "
+    yield f"{for_whom}{text(shown.signed)}"
     yield f"**{wording.VERDICTS[shown.verdict].symbol} {shown.verdict}**: {text(shown.headline)}"
     yield text(shown.outcome)
     for warning in shown.warnings:
@@ -205,6 +223,55 @@ def _provenance(shown: Page) -> Iterator[str]:
         yield table(
             wording.STRENGTH_COLUMNS, ([text(cell) for cell in row] for row in shown.strengths)
         )
+
+
+def _obligations(shown: Page) -> Iterator[str]:
+    yield f"## {duties.HEADING}"
+    yield f"> {text(duties.READING_AID)}"
+    yield table(
+        duties.COLUMNS,
+        (
+            (
+                text(one.rule),
+                text(one.asks),
+                text("; ".join(link.title for link in one.evidence)),
+                text(one.missing),
+            )
+            for one in shown.obligations
+        ),
+    )
+
+
+def _checking(shown: Checking) -> Iterator[str]:
+    yield "## How to check this report"
+    yield text(shown.state)
+    yield fence(shown.command)
+    if shown.facts:
+        yield "### What is signed"
+        yield table(("", ""), ((text(name), text(value)) for name, value in shown.facts))
+        yield "### What the signature does not prove"
+        yield from _list(shown.limits)
+    yield text(AGAIN)
+
+
+def _letter(shown: Letter) -> Iterator[str]:
+    yield text(shown.day)
+    yield f"# {text(shown.title)}"
+    yield "## What you asked"
+    yield from map(text, shown.asked)
+    yield "## What was done"
+    yield from map(text, shown.done)
+    yield "## What was found"
+    yield f"**{text(shown.outcome)}**"
+    yield text(shown.measured)
+    yield table(COLUMNS, ((text(asked), text(found)) for asked, found in shown.answers))
+    yield "## What is still open"
+    yield from _list(shown.still_open)
+    yield "## Your rights"
+    yield from _list(shown.rights)
+    yield "---"
+    yield text(shown.small_print)
+    yield text(UNSENT)
 
 
 def _reading() -> Iterator[str]:

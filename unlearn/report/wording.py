@@ -180,6 +180,18 @@ def visible(text: str) -> str:
     return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
+def cut(text: str, length: int) -> str:
+    """The beginning of a text that is too long, and how much more there is.
+
+    >>> cut("abcdef", 4)
+    'abcd… (2 more characters in audit.json)'
+    """
+    left = len(text) - length
+    return (
+        text if left <= 0 else f"{text[:length]}… ({count(left, 'more character')} in audit.json)"
+    )
+
+
 def escape_hidden(json_text: str) -> str:
     """JSON text with the same characters as escapes, which a terminal shows inert."""
     return _HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], json_text)
