@@ -168,6 +168,10 @@ def expected(result):
                 yield from (cell.value, cell.unit, cell.interval, cell.size)
     for name, value in (*shown.facts, *shown.provenance, *shown.cost):
         yield from (name, value)
+    for row in shown.obligations:
+        yield from (row.rule, row.asks, row.missing)
+        yield from (link.title for link in row.evidence)
+    yield from (shown.signed, shown.checking.state, shown.checking.command)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -17,8 +17,8 @@ ASKED = (
     "what it learned about you."
 )
 MEASURED = (
-    "Afterwards the model was tested. Where the table says “no more than a stranger”, it gave "
-    "away no more than a model that had never seen your information, as far as the test can tell."
+    "“A stranger” here is a model that had never seen your information. It guesses some things "
+    "right, too."
 )
 ALONE = (
     "There was no model to compare with that had never seen your information, so most of the "
@@ -98,8 +98,10 @@ class Letter:
     """The whole letter. Texts are raw: each format escapes them its own way."""
 
     title: str
+    request: str
+    """Its id, in words; empty where the audit knows of none."""
     day: str
-    asked: tuple[str, ...]
+    asked: str
     done: tuple[str, ...]
     outcome: str
     measured: str
@@ -115,9 +117,10 @@ def letter(result: AuditResult, signature: Signature | None = None) -> Letter:
     if request is None and signature is not None and signature.fits:
         request = signature.statement.predicate.request
     return Letter(
-        title=f"About your request {request}" if request else "About your request",
+        title="About your request",
+        request=f"request {request}" if request else "",
         day=wording.day(result.created).split(",")[0],
-        asked=(ASKED, *((f"Your request has the number {request}.",) if request else ())),
+        asked=ASKED,
         done=tuple(_done(result)),
         outcome=OUTCOMES.get(_overall(result), UNDECIDED),
         measured=MEASURED if "reference" in result.models else ALONE,

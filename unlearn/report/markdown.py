@@ -255,10 +255,10 @@ def _checking(shown: Checking) -> Iterator[str]:
 
 
 def _letter(shown: Letter) -> Iterator[str]:
-    yield text(shown.day)
+    yield " · ".join(text(part) for part in (shown.day, shown.request) if part)
     yield f"# {text(shown.title)}"
     yield "## What you asked"
-    yield from map(text, shown.asked)
+    yield text(shown.asked)
     yield "## What was done"
     yield from map(text, shown.done)
     yield "## What was found"

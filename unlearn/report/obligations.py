@@ -65,8 +65,8 @@ DUTIES = (
         "An answer within one month of receipt, reasons where it takes longer or is refused.",
         (),
         (),
-        "Receipt, deadlines and answers: the record of the request. The letter to the person is "
-        "drawn with --for subject.",
+        "Receipt, deadlines and answers: the record of the request. The letter to the person is a "
+        "file of its own.",
     ),
     Duty(
         "GDPR Art. 17(1) and 17(3)",
@@ -97,7 +97,7 @@ DUTIES = (
         "Other people whose data the model was trained on; attacks that were not tried.",
     ),
     Duty(
-        "CCPA § 1798.105, regulations § 7101",
+        "CCPA §\u00a01798.105, regulations §\u00a07101",
         "Requests to erase are answered, and records of them kept for 24 months.",
         (SCOPE,),
         LEAKS,
@@ -145,5 +145,5 @@ def _evidence(duty: Duty, result: AuditResult) -> tuple[Link, ...]:
         for claim in result.claims
         if duty.claims and claim.id.startswith(duty.claims)
     )
-    untested = (Link("no test of this audit", ""),) if duty.claims and not tested else ()
+    untested = (Link("no test in this audit", ""),) if duty.claims and not tested else ()
     return (*judged, *untested, *duty.sections) or (Link("nothing", ""),)
