@@ -60,7 +60,12 @@ PROPERTIES: dict[str, tuple[str, str]] = {
 }
 STRENGTHS = "More or less of the same change"
 RETAIN_NLL = "loss on what should stay, nats per token"
-STRENGTH_COLUMNS = ("Multiple of the change", "Share still known", "Loss on what should stay", "Kept")
+STRENGTH_COLUMNS = (
+    "Multiple of the change",
+    "Share still known",
+    "Loss on what should stay",
+    "Kept",
+)
 ABOUT_STRENGTHS = (
     "Forgetting made one change to the weights. These are multiples of it: 0 is the model before, "
     "1 what training arrived at. A record counts as still known until it looks never trained on. "
