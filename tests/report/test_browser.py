@@ -6,6 +6,7 @@ What is checked is what axe-core knows of WCAG 2.1 A and AA, in light, in dark a
 import json
 import re
 import shutil
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 from unlearn.errors import InputError, UnsupportedError
 from unlearn.report import READERS, render_html, report, sign_audit
 from unlearn.report.browser import VARIABLE, find_browser, render_pdf
+from unlearn.report.overview import OverviewRow, render_overview_html, rows_of
 from unlearn.report.signature import signature_of
+from unlearn.types import Verdict
 
 NEEDED = "needs Chromium and its driver (Debian: apt install chromium chromium-driver)"
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -25,6 +28,11 @@ only_here = pytest.mark.allow_hosts(["127.0.0.1", "::1", "localhost"])
 ARGUMENTS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking"),
+)
+TODAY = date(2028, 2, 28)
+ROWS = (
+    OverviewRow(id="late", due=date(2028, 2, 1), verdict=Verdict.CONFOUNDED, note="a note"),
+    OverviewRow(id="x" * 200, state="approved", verdict=Verdict.PASS, link="a/audit.html"),
 )
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice")
 
@@ -57,6 +65,8 @@ def pages(result, deep, tmp_path):
     signature = signature_of(tmp_path / "signed")
     drawn = {f"{reader}-deep": render_html(deep, reader, signature) for reader in READERS}
     drawn |= {f"{reader}-plain": render_html(result, reader) for reader in READERS}
+    rows = rows_of([tmp_path / "signed"], tmp_path / "overview.html")
+    drawn["overview"] = render_overview_html((*rows, *ROWS), TODAY)
     for name, text in drawn.items():
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
     return {name: (tmp_path / f"{name}.html").as_uri() for name in drawn}

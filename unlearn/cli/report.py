@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from unlearn.cli import options as opt
+from unlearn.cli import outputs
 from unlearn.cli.console import emit
 from unlearn.cli.report_signing import keygen, sign, verify
 from unlearn.errors import InputError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("html", "md", "json", "junit", "pdf")
 READERS = ("officer", "regulator", "subject")
 HELP = ("-h", "--help")
+PATH = click.Path(path_type=Path)
 
 
 class Report(click.Group):
@@ -33,7 +36,8 @@ class Report(click.Group):
 @click.group(
     cls=Report,
     options_metavar="",
-    subcommand_metavar="DIR | draw DIR | diff BEFORE AFTER | keygen FILE | sign DIR | verify DIR",
+    subcommand_metavar="DIR | draw DIR | diff BEFORE AFTER | index DIR... | keygen FILE | "
+    "sign DIR | verify DIR",
     epilog="\b\nExamples:\n"
     "  unlearn report audit --for regulator --format html\n"
     "  unlearn report diff audit-last-week audit-today\n"
@@ -53,7 +57,7 @@ report.add_command(verify)
 
 
 @report.command(epilog="\b\nExample:\n  unlearn report audit --for subject --format pdf\n")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("directory", metavar="DIR", type=PATH)
 @click.option(
     "--for",
     "reader",
@@ -116,8 +120,8 @@ def redraw(directory: Path) -> None:
 
 
 @report.command(epilog="\b\nExample:\n  unlearn report diff audit-last-week audit-today\n")
-@click.argument("before", metavar="BEFORE", type=click.Path(path_type=Path))
-@click.argument("after", metavar="AFTER", type=click.Path(path_type=Path))
+@click.argument("before", metavar="BEFORE", type=PATH)
+@click.argument("after", metavar="AFTER", type=PATH)
 @click.option(
     "--format",
     "format_",
@@ -153,6 +157,51 @@ def diff(
     render = render_diff_markdown if format_ == "md" else render_diff_text
     emit(options, plain(found.model_dump()), render(found))
     raise click.exceptions.Exit(found.exit_code)
+
+
+@report.command(epilog="\b\nExample:\n  unlearn report index reports -o reports/index.html\n")
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    metavar="FILE.html",
+    help="The page; the same as Markdown goes beside it, into FILE.md.",
+)
+@opt.force
+@opt.shared_idle
+def index(
+    options: opt.Options, *, directories: tuple[Path, ...], output: Path, force: bool
+) -> None:
+    """Make one page of all audits in and below each DIR, with the verdicts.
+
+    An audit that cannot be read has a row that says so.
+    """
+    from unlearn.report.overview import render_overview_html, render_overview_markdown, rows_of
+
+    if output.suffix != ".html":
+        raise InputError(f"{output}: the page is a file that ends in .html")
+    today = datetime.now(UTC).date()
+    rows = rows_of(directories, output)
+    drawn = {
+        output: render_overview_html(rows, today),
+        output.with_suffix(".md"): render_overview_markdown(rows, today),
+    }
+    for path in drawn:
+        outputs.check_file(path, force=force, ours=_is_overview)
+    for path, text in drawn.items():
+        with outputs.file(path, force=force, ours=_is_overview) as made:
+            made.write_text(text, encoding="utf-8", newline="\n")
+    pages = [str(path) for path in drawn]
+    emit(options, {"pages": pages, "rows": len(rows)}, "\n".join(pages))
+
+
+def _is_overview(path: Path) -> bool:
+    from unlearn.report.overview import TITLE
+
+    start = path.read_text(encoding="utf-8", errors="replace")[:2000]
+    return start.startswith(f"# {TITLE}\n") or f"<title>{TITLE}</title>" in start
 
 
 def check_audit(directory: Path) -> None:

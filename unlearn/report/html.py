@@ -8,6 +8,7 @@ from functools import cache
 import jinja2
 from markupsafe import Markup
 
+from unlearn import __version__
 from unlearn.report import checking, figures, ladder, obligations, wording
 from unlearn.report.curves import curves, strength_curve
 from unlearn.report.files import as_json, plain
@@ -25,12 +26,13 @@ def render_html(
     """The audit as an HTML document for one reader; the same result gives the same bytes."""
     shown = seen_by(reader, result)
     if reader == "subject":
-        return _render("letter", letter=letter(shown, signature), result=shown, data=_slip(shown))
+        return draw("letter", letter=letter(shown, signature), result=shown, data=_slip(shown))
     filled = page(shown, reader, signature)
-    return _render("audit", page=filled, result=shown, data=embedded(shown))
+    return draw("audit", page=filled, result=shown, data=embedded(shown))
 
 
-def _render(template: str, **values: object) -> str:
+def draw(template: str, **values: object) -> str:
+    """One of our pages, filled."""
     return environment().get_template(f"{template}.html.jinja").render(**values)
 
 
@@ -82,6 +84,7 @@ def environment() -> jinja2.Environment:
         marker=figures.marker,
         short=short,
         AGAIN=checking.AGAIN,
+        VERSION=__version__,
         READERS=READERS,
         COLUMNS=COLUMNS,
         UNSENT=UNSENT,
