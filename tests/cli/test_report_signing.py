@@ -145,3 +145,50 @@ def test_a_new_audit_in_the_folder_takes_the_old_signature_away(
     result = run("audit", knowing, births, "-o", audit, "-q")
     assert result.exit_code in (1, 3), result.stderr
     assert not (audit / "statement.dsse.json").exists()
+
+
+FAST = ("--set", "variant=ascent", "--set", "stop=budget", "--set", "max_steps=2")
+
+
+def test_a_merged_model_has_the_audit_on_its_card_and_is_signed_with_it(
+    run: Run,
+    refused: Callable[..., str],
+    knowing: str,
+    births: str,
+    other: str,
+    key: Path,
+    tmp_path: Path,
+) -> None:
+    artifact, audit, model = (tmp_path / name for name in ("artifact", "new", "merged"))
+    assert run("forget", knowing, births, "-o", artifact, *FAST).exit_code == 0
+    assert run("audit", artifact, births, "-o", audit, "--original", knowing).exit_code in (1, 3)
+    made = run("apply", knowing, artifact, "-o", model, "--audit", audit)
+    assert made.exit_code == 0, made.stderr
+    card = (model / "README.md").read_text("utf-8")
+    assert "## Unlearning audit" in card and "type: unlearn-audit" in card
+    assert "Quill" not in card and str(tmp_path) not in card
+    assert run("apply", knowing, artifact, "-o", model, "--audit", audit).exit_code == 0
+    assert (model / "README.md").read_text("utf-8") == card
+    assert run("report", "sign", audit, "--key", key, "--model", model).exit_code == 0
+    (model / "README.md").write_text(card.replace("FAIL", "PASS"))
+    checked = run("report", "verify", audit, "--key", f"{key}.pub", "--model", model)
+    assert checked.exit_code == 1 and "README.md" in checked.stdout
+    assert run("audit", other, births, "-o", tmp_path / "another").exit_code in (1, 3)
+    words = (
+        "apply",
+        knowing,
+        artifact,
+        "-o",
+        tmp_path / "x",
+        "--audit",
+        tmp_path / "another",
+        "-q",
+    )
+    assert "is the audit of another model" in refused(*words)
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    assert "already holds 'README.md'" in refused(*words)
+    assert run(*words[:5], "--audit", audit, "--force").exit_code == 0
+    kept = (tmp_path / "x" / "README.md").read_text("utf-8")
+    assert "license: mit" in kept and "# Mine" in kept and "## Unlearning audit" in kept

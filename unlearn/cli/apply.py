@@ -10,7 +10,10 @@ from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import read_artifact, read_model
-from unlearn.errors import UnsupportedError
+from unlearn.cli.report import check_audit
+from unlearn.errors import InputError, UnsupportedError
+
+CARD = "README.md"
 
 
 @click.command(epilog="\b\nExample:\n  unlearn apply lab:full forgotten -o unlearned-model\n")
@@ -24,15 +27,33 @@ from unlearn.errors import UnsupportedError
     metavar="MODEL_DIR",
     help="The folder for the unlearned model.",
 )
+@click.option(
+    "--audit",
+    "audited",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="An audit of the artifact: its verdicts and figures go into the model card, README.md, "
+    "which is for everyone and repeats no record.",
+)
 @opt.force
 @opt.shared
 @opt.trust
-def apply(options: opt.Options, *, model: str, artifact: str, output: Path, force: bool) -> None:
+def apply(
+    options: opt.Options,
+    *,
+    model: str,
+    artifact: str,
+    output: Path,
+    audited: Path | None,
+    force: bool,
+) -> None:
     """Merge ARTIFACT into MODEL, and write the result as an ordinary model folder.
 
     MODEL must be the very model that the artifact was made from. The new folder opens with
     transformers; its unlearn.json says where it came from.
     """
+    if audited is not None:
+        check_audit(audited)
     with outputs.folder(output, outputs.MODEL, force=force) as made, working(options) as progress:
         change = read_artifact(artifact)
         if change.threat_model == "served-only":
@@ -46,6 +67,45 @@ def apply(options: opt.Options, *, model: str, artifact: str, output: Path, forc
         base = read_model(model, options)
         progress("applying", 0.0)
         merged = write_merged(change, base, made)
+        merged = change.apply(base)
+        merged.save(made)
+        note = {
+            "unlearn": __version__,
+            "base_source": base.source,
+            "base_digest": base.digest,
+            "digest": merged.digest,
+            "provenance": change.provenance.model_dump(mode="json"),
+        }
+        if audited is not None:
+            text = _card(audited, merged.digest, base.source, output)
+            (made / CARD).write_text(text, encoding="utf-8", newline="\n")
+            note["card"] = CARD
+        note_text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
+        (made / outputs.MODEL.marker).write_text(note_text, encoding="utf-8")
         progress("applying", 1.0)
     document = {"model": str(output), "digest": merged.digest, "base_digest": base.digest}
     emit(options, document, f"unlearned model written to {output}\ndigest {merged.digest}")
+
+
+def _card(audited: Path, digest: str, base: str, output: Path) -> str:
+    """The model card, with what is in the folder's own already.
+
+    Raises:
+        InputError: the audit is of another model.
+    """
+    from unlearn.report import read
+    from unlearn.report.model_card import model_card
+    from unlearn.report.signature import signature_of
+
+    result = read(audited)
+    found = result.models["unlearned"].digest if "unlearned" in result.models else "none"
+    if found != digest:
+        raise InputError(
+            f"{audited} is the audit of another model: its digest is {found[:12]}, and MODEL with "
+            f"ARTIFACT is {digest[:12]}; give the audit of this artifact"
+        )
+    there = output / CARD
+    before = there.read_text(encoding="utf-8", errors="replace") if there.is_file() else ""
+    on_hub = ":" not in base and not Path(base).exists()
+    base_model = base.partition("@")[0] if on_hub else None
+    return model_card(result, signature_of(audited), base_model=base_model, before=before)

@@ -76,7 +76,7 @@ MODEL = Kind(
     "a merged model",
     "unlearn.json",
     ('"unlearn"', '"base_digest"', '"provenance"'),
-    ("unlearn.json", *MODEL_FILES),
+    ("unlearn.json", "@README.md", *MODEL_FILES),
     ("model*.safetensors", "model.safetensors.index.json"),
 )
 AUDIT = Kind(

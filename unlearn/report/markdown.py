@@ -40,7 +40,7 @@ def _report(shown: Page) -> Iterable[Iterable[str]]:
         _ladder(shown),
         _claims(shown.judgements),
         _scope(shown),
-        ("## What this audit does not show", *_list(shown.limits + wording.STANDING_LIMITS)),
+        ("## What this audit does not show", *listed(shown.limits + wording.STANDING_LIMITS)),
         _figures(shown),
         _examples(shown),
         _provenance(shown),
@@ -74,7 +74,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _list(items: Iterable[str]) -> Iterator[str]:
+def listed(items: Iterable[str]) -> Iterator[str]:
+    """One list of any strings."""
     yield "\n".join(f"- {text(item)}" for item in items)
 
 
@@ -86,7 +87,7 @@ def _top(shown: Page) -> Iterator[str]:
     yield text(shown.outcome)
     for warning in shown.warnings:
         yield f"> {text(warning)}"
-    yield from _list(f"{verdict}: {wording.count(n, 'claim')}" for verdict, n in shown.tally)
+    yield from listed(f"{verdict}: {wording.count(n, 'claim')}" for verdict, n in shown.tally)
 
 
 def _ladder(shown: Page) -> Iterator[str]:
@@ -250,7 +251,7 @@ def _checking(shown: Checking) -> Iterator[str]:
         yield "### What is signed"
         yield table(("", ""), ((text(name), text(value)) for name, value in shown.facts))
         yield "### What the signature does not prove"
-        yield from _list(shown.limits)
+        yield from listed(shown.limits)
     yield text(AGAIN)
 
 
@@ -266,9 +267,9 @@ def _letter(shown: Letter) -> Iterator[str]:
     yield text(shown.measured)
     yield table(COLUMNS, ((text(asked), text(found)) for asked, found in shown.answers))
     yield "## What is still open"
-    yield from _list(shown.still_open)
+    yield from listed(shown.still_open)
     yield "## Your rights"
-    yield from _list(shown.rights)
+    yield from listed(shown.rights)
     yield "---"
     yield text(shown.small_print)
     yield text(UNSENT)
@@ -278,6 +279,6 @@ def _reading() -> Iterator[str]:
     yield "## How to read this report"
     yield from map(text, wording.INTERVALS)
     yield "### The verdicts"
-    yield from _list(f"{v.symbol} {name}: {v.meaning}" for name, v in wording.VERDICTS.items())
+    yield from listed(f"{v.symbol} {name}: {v.meaning}" for name, v in wording.VERDICTS.items())
     yield "### The words"
-    yield from _list(f"{term}: {meaning}" for term, meaning in wording.GLOSSARY)
+    yield from listed(f"{term}: {meaning}" for term, meaning in wording.GLOSSARY)
