@@ -14,7 +14,7 @@ from unlearn.report.curves import curves, strength_curve
 from unlearn.report.files import as_json, plain
 from unlearn.report.letter import COLUMNS, UNSENT, letter
 from unlearn.report.page import page, short
-from unlearn.report.readers import READERS, Reader, request_of, seen_by
+from unlearn.report.readers import READERS, Reader, drawn, request_of
 from unlearn.report.rows import PRECISION
 from unlearn.report.signature import Signature
 from unlearn.types import AuditResult
@@ -24,11 +24,14 @@ def render_html(
     result: AuditResult, reader: Reader = "officer", signature: Signature | None = None
 ) -> str:
     """The audit as an HTML document for one reader; the same result gives the same bytes."""
-    shown = seen_by(reader, result)
-    if reader == "subject":
-        return draw("letter", letter=letter(shown, signature), result=shown, data=_slip(shown))
-    filled = page(shown, reader, signature)
-    return draw("audit", page=filled, result=shown, data=embedded(shown))
+
+    def draw_one(shown: AuditResult) -> str:
+        if reader == "subject":
+            return draw("letter", letter=letter(shown, signature), result=shown, data=_slip(shown))
+        filled = page(shown, reader, signature)
+        return draw("audit", page=filled, result=shown, data=embedded(shown))
+
+    return drawn(draw_one, reader, result)
 
 
 def draw(template: str, **values: object) -> str:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 from unlearn.report import wording
 from unlearn.report.page import short
-from unlearn.report.readers import seen_by
+from unlearn.report.readers import drawn
 from unlearn.report.rows import Cell, conditions, groups
 from unlearn.types import AuditResult, Claim, Verdict
 
@@ -24,7 +24,10 @@ def render_junit(result: AuditResult) -> str:
     counted it as passed would promise too much. So a run without failures is no PASS; the property
     ``verdict`` is what to read.
     """
-    result = seen_by("officer", result)
+    return drawn(_draw, "officer", result)
+
+
+def _draw(result: AuditResult) -> str:
     claims = result.claims
     counts = {
         "name": _text(f"unlearning audit: {result.forget_set.name}"),
@@ -38,7 +41,7 @@ def render_junit(result: AuditResult) -> str:
     suite = ET.SubElement(root, "testsuite", {**counts, **when})
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(result):
-        ET.SubElement(properties, "property", {"name": name, "value": _text(value)})
+        ET.SubElement(properties, "property", {"name": _text(name), "value": _text(value)})
     for claim in claims:
         _case(suite, claim, result.forget_set.name)
     ET.SubElement(suite, "system-out").text = _text("\n".join(_figures(result)))

@@ -12,7 +12,7 @@ from unlearn.report.curves import drawable
 from unlearn.report.ladder import LADDER, STATES, STEPS
 from unlearn.report.letter import COLUMNS, UNSENT, Letter, letter
 from unlearn.report.page import Judgement, ModelLine, Page, Scene, page, short
-from unlearn.report.readers import READERS, Reader, seen_by
+from unlearn.report.readers import READERS, Reader, drawn
 from unlearn.report.rows import PRECISION, Cell, Condition, ConditionRow, Group, Row
 from unlearn.report.signature import Signature
 from unlearn.types import AuditResult
@@ -26,12 +26,15 @@ def render_markdown(
     result: AuditResult, reader: Reader = "officer", signature: Signature | None = None
 ) -> str:
     """The audit as GitHub-flavoured Markdown for one reader; the same result, the same bytes."""
-    shown = seen_by(reader, result)
-    if reader == "subject":
-        parts: Iterable[Iterable[str]] = (_letter(letter(shown, signature)),)
-    else:
-        parts = _report(page(shown, reader, signature))
-    return "\n\n".join(block for part in parts for block in part) + "\n"
+
+    def draw(shown: AuditResult) -> str:
+        if reader == "subject":
+            parts: Iterable[Iterable[str]] = (_letter(letter(shown, signature)),)
+        else:
+            parts = _report(page(shown, reader, signature))
+        return "\n\n".join(block for part in parts for block in part) + "\n"
+
+    return drawn(draw, reader, result)
 
 
 def _report(shown: Page) -> Iterable[Iterable[str]]:

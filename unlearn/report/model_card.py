@@ -29,6 +29,8 @@ _SECTION = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
 DATASET = "unlearn-audit"
 """The type of the data set of every figure: records of a request, which are not on the hub."""
 NAME = "unlearned"
+SHOWN_CHARACTERS = 500
+"""Of any one text."""
 TAG = "machine-unlearning"
 UNSEEN = (
     "The records that were to be forgotten are not published. What the audit does not show is part "
@@ -55,6 +57,7 @@ def model_card(
         InputError: the head of ``before`` is no YAML.
     """
     card = _card(before)
+    result = seen_by("regulator", result, SHOWN_CHARACTERS)
     data = cast("ModelCardData", card.data)
     others = [one for one in data.eval_results or [] if one.dataset_type != DATASET]
     data.eval_results = others + list(_results(result))
@@ -102,8 +105,8 @@ def _result(finding: Finding) -> EvalResult:
         dataset_type=DATASET,
         dataset_name=wording.SPLITS[finding.split][0],
         dataset_split=finding.split,
-        dataset_config=finding.condition or None,
-        metric_type=finding.metric,
+        dataset_config=wording.visible(finding.condition) or None,
+        metric_type=wording.visible(finding.metric),
         metric_name=wording.visible(finding.title),
         metric_value=estimate.value,
         metric_args=more,
@@ -111,7 +114,7 @@ def _result(finding: Finding) -> EvalResult:
 
 
 def _section(result: AuditResult, signature: Signature | None) -> str:
-    shown = page(seen_by("regulator", result), "regulator", signature)
+    shown = page(result, "regulator", signature)
     said = wording.VERDICTS[shown.verdict]
     claims = ((text(one.statement), f"{one.verdict}") for one in shown.judgements)
     blocks = (

@@ -15,7 +15,7 @@ from unlearn.report.files import AUDIT, read
 from unlearn.report.html import draw, inert
 from unlearn.report.markdown import table, text
 from unlearn.report.page import short
-from unlearn.report.readers import request_of
+from unlearn.report.readers import request_of, seen_by
 from unlearn.report.signature import signature_of
 from unlearn.types import AuditResult, Noun, Text, Verdict
 
@@ -24,6 +24,8 @@ COLUMNS = ("Request", "State", "Due", "Verdict", "Audited", "Model", "Signature"
 CLOSED = frozenset({"closed", "denied", "cancelled"})
 """States in which nothing is due any more."""
 SOON_DAYS = 7
+SHOWN_CHARACTERS = 500
+"""Of any one text."""
 
 
 class OverviewRow(Noun):
@@ -91,9 +93,12 @@ def _row(folder: Path, page: Path, due: Mapping[str, date]) -> OverviewRow:
     html = folder / "audit.html"
     link = quote(Path(os.path.relpath(html, page.parent)).as_posix()) if html.is_file() else ""
     try:
-        result, signature = read(folder), signature_of(folder)
+        result = seen_by("officer", read(folder), SHOWN_CHARACTERS)
+        signature = signature_of(folder)
     except InputError as error:
-        return OverviewRow(id=folder.resolve().name, link=link, note=str(error))
+        return OverviewRow(
+            id=folder.resolve().name, link=link, note=wording.cut(str(error), SHOWN_CHARACTERS)
+        )
     request = request_of(result) or folder.resolve().name
     return OverviewRow(
         id=request,

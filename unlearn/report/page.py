@@ -255,8 +255,9 @@ def _scene(example: Example) -> Scene:
         )
         for role, (name, meaning) in wording.ROLES.items()
     )
+    name = wording.cut(example.record_id, SHOWN_CHARACTERS)
     return Scene(
-        f"Record {example.record_id}, {wording.SPLITS[example.split][0].lower()}",
+        f"Record {name}, {wording.SPLITS[example.split][0].lower()}",
         (
             Said("Prompt", wording.cut(example.prompt, SHOWN_CHARACTERS)),
             Said("Answer in the record", wording.cut(example.expected, SHOWN_CHARACTERS)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from unlearn.report import wording
@@ -25,27 +25,45 @@ INTERNAL = {"base"}
 """Provenance that may be a path, and so may hold a name."""
 
 
-SHOWN_CHARACTERS = 5000
-"""Of any one text. No honest one is that long, and a page has to stay one that can be sent."""
+LENGTHS = (5000, 500, 50)
+"""How many characters of any one text are shown. No honest text is longer than the first; the
+others are for audits whose texts would make the page too large."""
+PAGE_BYTES = 1_000_000
+"""A page has to stay one that can be sent by mail."""
 
 
-def seen_by(reader: Reader, result: AuditResult) -> AuditResult:
-    """What a page for this reader is drawn from, with texts that no page can hold cut."""
+def drawn(draw: Callable[[AuditResult], str], reader: Reader, result: AuditResult) -> str:
+    """The page that ``draw`` makes of what this reader gets to see, small enough to be sent.
+
+    Texts that are far too long are cut, and say so; shorter where only that makes the page fit.
+    """
+    first = ""
+    for length in LENGTHS:
+        page = draw(seen_by(reader, result, length))
+        first = first or page
+        if len(page.encode()) < PAGE_BYTES:
+            return page
+    return first
+
+
+def seen_by(reader: Reader, result: AuditResult, length: int) -> AuditResult:
+    """What a page for this reader is drawn from, no text longer than ``length`` characters."""
     shown = result if reader == "officer" else for_outsiders(result)
-    bounded: AuditResult = _bounded(shown)
+    bounded: AuditResult = _bounded(shown, length)
     return bounded
 
 
-def _bounded(value: Any) -> Any:
+def _bounded(value: Any, length: int) -> Any:
     if isinstance(value, str):
-        return wording.cut(value, SHOWN_CHARACTERS)
+        return wording.cut(value, length)
     if isinstance(value, Noun):
         names = type(value).model_fields.keys() - BOUNDED
-        return value.model_copy(update={name: _bounded(getattr(value, name)) for name in names})
+        shorter = {name: _bounded(getattr(value, name), length) for name in names}
+        return value.model_copy(update=shorter)
     if isinstance(value, tuple):
-        return tuple(_bounded(item) for item in value)
+        return tuple(_bounded(item, length) for item in value)
     if isinstance(value, Mapping):
-        return {_bounded(key): _bounded(item) for key, item in value.items()}
+        return {_bounded(key, length): _bounded(item, length) for key, item in value.items()}
     return value
 
 
