@@ -146,6 +146,7 @@ def test_an_overview_is_written_twice_and_only_over_its_own_kind(
     assert "not a file that this command wrote" in refused("report", "index", before, "-o", page)
     assert page.with_suffix(".md").read_text() == "my notes"
     assert "ends in .html" in refused("report", "index", before, "-o", tmp_path / "index")
+    assert "nothing to list" in refused("report", "index", "-o", page)
 
 
 def test_variants_and_pdf_are_drawn_beside_the_report(run: Run, before: Path) -> None:

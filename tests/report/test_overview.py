@@ -24,7 +24,7 @@ TODAY = date(2028, 2, 28)
 ROWS = (
     OverviewRow(id="late", state="processing", due=date(2028, 2, 27)),
     OverviewRow(id="done", state="closed", due=date(2028, 1, 1), verdict=Verdict.PASS),
-    OverviewRow(id="soon", state="approved", due=date(2028, 3, 1), verdict=Verdict.FAIL),
+    OverviewRow(id="soon", state="denied", due=date(2028, 3, 1), verdict=Verdict.FAIL),
     OverviewRow(id="far", due=date(2028, 5, 1), verdict=Verdict.INCONCLUSIVE, signed=True),
     OverviewRow(id="open"),
 )

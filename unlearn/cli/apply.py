@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +14,8 @@ from unlearn.cli.inputs import read_artifact, read_model
 from unlearn.cli.report import check_audit
 from unlearn.errors import InputError, UnsupportedError
 
-CARD = "README.md"
+if TYPE_CHECKING:
+    from unlearn.model.language_model import LanguageModel
 
 
 @click.command(epilog="\b\nExample:\n  unlearn apply lab:full forgotten -o unlearned-model\n")
@@ -66,46 +68,37 @@ def apply(
 
         base = read_model(model, options)
         progress("applying", 0.0)
-        merged = write_merged(change, base, made)
-        merged = change.apply(base)
-        merged.save(made)
-        note = {
-            "unlearn": __version__,
-            "base_source": base.source,
-            "base_digest": base.digest,
-            "digest": merged.digest,
-            "provenance": change.provenance.model_dump(mode="json"),
-        }
+        card = None if audited is None else _card(audited, base, output)
+        merged = write_merged(change, base, made, card)
         if audited is not None:
-            text = _card(audited, merged.digest, base.source, output)
-            (made / CARD).write_text(text, encoding="utf-8", newline="\n")
-            note["card"] = CARD
-        note_text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
-        (made / outputs.MODEL.marker).write_text(note_text, encoding="utf-8")
+            _check_same(audited, merged.digest)
         progress("applying", 1.0)
     document = {"model": str(output), "digest": merged.digest, "base_digest": base.digest}
     emit(options, document, f"unlearned model written to {output}\ndigest {merged.digest}")
 
 
-def _card(audited: Path, digest: str, base: str, output: Path) -> str:
-    """The model card, with what is in the folder's own already.
-
-    Raises:
-        InputError: the audit is of another model.
-    """
+def _card(audited: Path, base: LanguageModel, output: Path) -> str:
+    """The model card, with what is in the folder's own already."""
+    from unlearn.merged import CARD
     from unlearn.report import read
     from unlearn.report.model_card import model_card
     from unlearn.report.signature import signature_of
 
-    result = read(audited)
-    found = result.models["unlearned"].digest if "unlearned" in result.models else "none"
+    there = output / CARD
+    before = there.read_text(encoding="utf-8", errors="replace") if there.is_file() else ""
+    on_hub = ":" not in base.source and not Path(base.source).exists()
+    base_model = base.source.partition("@")[0] if on_hub else None
+    signature = signature_of(audited)
+    return model_card(read(audited), signature, base_model=base_model, before=before)
+
+
+def _check_same(audited: Path, digest: str) -> None:
+    from unlearn.report import read
+
+    models = read(audited).models
+    found = models["unlearned"].digest if "unlearned" in models else "none"
     if found != digest:
         raise InputError(
             f"{audited} is the audit of another model: its digest is {found[:12]}, and MODEL with "
             f"ARTIFACT is {digest[:12]}; give the audit of this artifact"
         )
-    there = output / CARD
-    before = there.read_text(encoding="utf-8", errors="replace") if there.is_file() else ""
-    on_hub = ":" not in base and not Path(base).exists()
-    base_model = base.partition("@")[0] if on_hub else None
-    return model_card(result, signature_of(audited), base_model=base_model, before=before)

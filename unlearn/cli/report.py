@@ -15,6 +15,7 @@ from unlearn.cli.report_signing import keygen, sign, verify
 from unlearn.errors import InputError
 
 if TYPE_CHECKING:
+    from unlearn.report.overview import OverviewRow
     from unlearn.report.readers import Reader
 
 FORMATS = ("html", "md", "json", "junit", "pdf")
@@ -159,8 +160,18 @@ def diff(
     raise click.exceptions.Exit(found.exit_code)
 
 
-@report.command(epilog="\b\nExample:\n  unlearn report index reports -o reports/index.html\n")
-@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=PATH)
+@report.command(
+    epilog="\b\nExamples:\n"
+    "  unlearn report index reports -o reports/index.html\n"
+    "  unlearn report index --store office -o overview.html\n"
+)
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=PATH)
+@click.option(
+    "--store",
+    type=PATH,
+    metavar="DIR",
+    help="A store of `unlearn request`: its requests with their states and due dates.",
+)
 @click.option(
     "-o",
     "--output",
@@ -172,9 +183,14 @@ def diff(
 @opt.force
 @opt.shared_idle
 def index(
-    options: opt.Options, *, directories: tuple[Path, ...], output: Path, force: bool
+    options: opt.Options,
+    *,
+    directories: tuple[Path, ...],
+    store: Path | None,
+    output: Path,
+    force: bool,
 ) -> None:
-    """Make one page of all audits in and below each DIR, with the verdicts.
+    """Make one page of the audits in and below each DIR, or of the requests of a store.
 
     An audit that cannot be read has a row that says so.
     """
@@ -182,8 +198,10 @@ def index(
 
     if output.suffix != ".html":
         raise InputError(f"{output}: the page is a file that ends in .html")
+    if not directories and store is None:
+        raise InputError("there is nothing to list; give folders with audits, or --store DIR")
     today = datetime.now(UTC).date()
-    rows = rows_of(directories, output)
+    rows = (*rows_of(directories, output), *_requests(store, output))
     drawn = {
         output: render_overview_html(rows, today),
         output.with_suffix(".md"): render_overview_markdown(rows, today),
@@ -195,6 +213,16 @@ def index(
             made.write_text(text, encoding="utf-8", newline="\n")
     pages = [str(path) for path in drawn]
     emit(options, {"pages": pages, "rows": len(rows)}, "\n".join(pages))
+
+
+def _requests(store: Path | None, page: Path) -> tuple[OverviewRow, ...]:
+    if store is None:
+        return ()
+    from unlearn.deletion.overview import rows_of_store
+    from unlearn.deletion.store import Store
+
+    with Store(store) as opened:
+        return rows_of_store(opened, page)
 
 
 def _is_overview(path: Path) -> bool:

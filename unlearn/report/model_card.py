@@ -23,7 +23,6 @@ from unlearn.types import AuditResult, Finding
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-CARD = "README.md"
 BEGIN, END = "<!-- unlearn audit: begin -->", "<!-- unlearn audit: end -->"
 _SECTION = re.compile(f"{BEGIN}.*?{END}", re.DOTALL)
 DATASET = "unlearn-audit"
@@ -82,7 +81,7 @@ def _card(before: str) -> ModelCard:
         return ModelCard(head + before)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise InputError(
-            f"the {CARD} that is there has a head that is no model card's; mend or remove it"
+            "the README.md that is there has a head that is no model card's; mend or remove it"
         ) from error
 
 

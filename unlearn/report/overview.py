@@ -21,8 +21,8 @@ from unlearn.types import AuditResult, Noun, Text, Verdict
 
 TITLE = "Requests and audits"
 COLUMNS = ("Request", "State", "Due", "Verdict", "Audited", "Model", "Signature")
-CLOSED = frozenset({"closed", "denied", "cancelled"})
-"""States in which nothing is due any more."""
+ANSWERED = frozenset({"notified", "closed"})
+"""States in which nothing is due any more: the person was told."""
 SOON_DAYS = 7
 SHOWN_CHARACTERS = 500
 """Of any one text."""
@@ -52,14 +52,14 @@ class OverviewRow(Noun):
 
     def is_overdue(self, today: date) -> bool:
         """Whether it should have been done by now."""
-        return self.due is not None and self.due < today and self.state not in CLOSED
+        return self.due is not None and self.due < today and self.state not in ANSWERED
 
     def due_words(self, today: date) -> str:
         """The due date, and how near it is where that matters."""
         if self.due is None:
             return "not known"
         days = (self.due - today).days
-        if self.state in CLOSED or days > SOON_DAYS:
+        if self.state in ANSWERED or days > SOON_DAYS:
             return self.due.isoformat()
         left = "today" if days == 0 else f"in {wording.count(days, 'day')}"
         left = f"overdue by {wording.count(-days, 'day')}" if days < 0 else left
@@ -85,11 +85,12 @@ def rows_of(
         audits = [path for path in below if "after" not in path.relative_to(folder).parts]
         if not audits:
             raise InputError(f"{folder} holds no {AUDIT}, and no folder below it does")
-        found += [_row(path.parent, page, due or {}) for path in audits]
+        found += [row_of(path.parent, page, due) for path in audits]
     return tuple(found)
 
 
-def _row(folder: Path, page: Path, due: Mapping[str, date]) -> OverviewRow:
+def row_of(folder: Path, page: Path, due: Mapping[str, date] | None = None) -> OverviewRow:
+    """The row of one audit; of one that cannot be read, a row that says why."""
     html = folder / "audit.html"
     link = quote(Path(os.path.relpath(html, page.parent)).as_posix()) if html.is_file() else ""
     try:
@@ -102,7 +103,7 @@ def _row(folder: Path, page: Path, due: Mapping[str, date]) -> OverviewRow:
     request = request_of(result) or folder.resolve().name
     return OverviewRow(
         id=request,
-        due=due.get(request),
+        due=(due or {}).get(request),
         verdict=result.verdict,
         audited=result.created,
         tier=result.tier,
@@ -117,8 +118,8 @@ def _digest(result: AuditResult) -> str:
 
 
 def ordered(rows: Iterable[OverviewRow]) -> list[OverviewRow]:
-    """What is due first comes first; what is closed, last."""
-    return sorted(rows, key=lambda row: (row.state in CLOSED, row.due or date.max, row.id))
+    """What is due first comes first; what is answered, last."""
+    return sorted(rows, key=lambda row: (row.state in ANSWERED, row.due or date.max, row.id))
 
 
 def render_overview_html(rows: Sequence[OverviewRow], today: date) -> str:
