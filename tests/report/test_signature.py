@@ -5,6 +5,7 @@ import html
 import json
 import sys
 from contextlib import suppress
+from pathlib import Path
 from subprocess import run
 
 import pytest
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from unlearn.errors import InputError
 from unlearn.report import read, report, sign_audit, verify_audit
 from unlearn.report.signature import STATEMENT, signature_of
-from unlearn.report.statement import LIMITS, AuditStatement, code_digest
+from unlearn.report.statement import LIMITS, PREDICATE_TYPE, AuditStatement, code_digest
 from unlearn.types import Verdict
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -306,3 +307,9 @@ def test_what_is_signed_is_told_as_long_as_the_audit_is_the_same(signed, result)
 def test_signing_needs_no_torch(tmp_path):
     code = "import sys, unlearn.report; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_docs_say_what_signing_does_not_prove():
+    docs = (Path(__file__).parents[2] / "docs" / "reports.md").read_text(encoding="utf-8")
+    assert all(f"- {limit}\n" in docs for limit in LIMITS)
+    assert PREDICATE_TYPE in docs and STATEMENT in docs
