@@ -13,10 +13,19 @@ if TYPE_CHECKING:
     from unlearn.model.language_model import LanguageModel
 
 NOTE = "unlearn.json"
+CARD = "README.md"
 
 
-def write_merged(artifact: Artifact, base: LanguageModel, folder: Path) -> LanguageModel:
+def write_merged(
+    artifact: Artifact, base: LanguageModel, folder: Path, card: str | None = None
+) -> LanguageModel:
     """Writes what an artifact makes of its base into an empty folder that opens with transformers.
+
+    Args:
+        artifact: what forgetting produced.
+        base: the model it was made from.
+        folder: where to.
+        card: text of a model card to put beside the weights.
 
     Returns:
         The unlearned model.
@@ -33,6 +42,9 @@ def write_merged(artifact: Artifact, base: LanguageModel, folder: Path) -> Langu
         "digest": merged.digest,
         "provenance": artifact.provenance.model_dump(mode="json"),
     }
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
+        note["card"] = CARD
     text = json.dumps(note, ensure_ascii=False, indent=1) + "\n"
     (folder / NOTE).write_text(text, encoding="utf-8")
     return merged

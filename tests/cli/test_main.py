@@ -140,7 +140,7 @@ def test_an_os_error_that_is_no_disk_problem_is_a_bug(
         (["locate", "lab:full", "lab:hazard"], "'-o'"),
         (["locate", "lab:full"], "FORGET_SET"),
         (["list", "spells"], "'spells' is not one of"),
-        (["report", "x", "--format", "pdf"], "'pdf' is not one of"),
+        (["report", "x", "--format", "docx"], "'docx' is not one of"),
         (["audit", "m", "f", "-o", "d", "--tier", "deepest"], "'deepest' is not one of"),
         (["audit", "m", "f", "-o", "d", "--max-records", "0"], "0 is not in the range"),
         (["audit", "m", "f", "-o", "d", "--probes", ","], "names no probe"),

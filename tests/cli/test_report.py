@@ -130,3 +130,35 @@ def test_what_an_audit_writes_and_prints_is_valid_by_the_schema(
         document = json.loads(text, parse_constant=pytest.fail)
         assert document["findings"]
         assert [str(error) for error in Draft202012Validator(schema).iter_errors(document)] == []
+
+
+def test_an_overview_is_written_twice_and_only_over_its_own_kind(
+    run: Run, refused: Callable[..., str], before: Path, after: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "index.html"
+    result = run("report", "index", before, after, "-o", page)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == [str(page), str(page.with_suffix(".md"))]
+    assert "2 rows" in page.read_text("utf-8")
+    assert run("report", "index", before, "-o", page, "--json").exit_code == 0
+    assert "1 row," in page.with_suffix(".md").read_text("utf-8")
+    page.with_suffix(".md").write_text("my notes")
+    assert "not a file that this command wrote" in refused("report", "index", before, "-o", page)
+    assert page.with_suffix(".md").read_text() == "my notes"
+    assert "ends in .html" in refused("report", "index", before, "-o", tmp_path / "index")
+    assert "nothing to list" in refused("report", "index", "-o", page)
+
+
+def test_variants_and_pdf_are_drawn_beside_the_report(run: Run, before: Path) -> None:
+    assert run("report", before, "--for", "regulator").exit_code == 0
+    assert run("report", "--for", "subject", before).exit_code == 0
+    names = {path.name for path in before.iterdir()}
+    assert {"audit.regulator.html", "audit.regulator.json", "audit.subject.md"} <= names
+    assert "audit.html" not in names and "audit.subject.json" not in names
+
+
+def test_a_format_that_a_reader_has_not_is_refused(
+    refused: Callable[..., str], before: Path
+) -> None:
+    line = refused("report", before, "--for", "subject", "--format", "junit")
+    assert "there is no junit for the subject; choose from html, md, pdf" in line

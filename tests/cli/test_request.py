@@ -209,3 +209,42 @@ def test_verify_says_where_and_exits_with_1(
     database.close()
     found = run("request", "verify", "--store", office)
     assert found.exit_code == 1 and "entry 2: does not follow the entry before" in found.stdout
+
+
+def test_the_overview_has_every_request_with_its_due_day_and_verdict(
+    call: Callable[..., dict],
+    processed: tuple[str, Path],
+    run: Run,
+    office: Path,
+    tmp_path: Path,
+) -> None:
+    from datetime import date
+
+    from unlearn.report.overview import OverviewRow
+
+    waiting = call("open", "--subject", "Bo Fenn")["id"]
+    page = tmp_path / "overview.html"
+    made = run("report", "index", "--store", office, "-o", page)
+    assert made.exit_code == 0, made.stderr
+    text = page.read_text("utf-8")
+    data = json.loads(text.split('id="overview">')[1].split("</script>")[0])
+    rows = {row["id"]: OverviewRow.model_validate(row) for row in data}
+    done, new = rows[processed[0]], rows[waiting]
+    shown = call("show", processed[0])
+    assert (done.state, done.verdict) == (shown["state"], shown["verdict"])
+    assert (tmp_path / done.link).resolve().is_relative_to(office.resolve())
+    assert done.model and done.audited
+    assert (new.state, new.verdict, new.link) == ("received", None, "")
+    assert done.due is not None and done.due > date.fromisoformat(shown["received"])
+    assert "Quill" not in text and "Fenn" not in text
+
+
+def test_a_model_that_answers_one_request_has_a_card_that_names_nobody(
+    processed: tuple[str, Path],
+) -> None:
+    request, out = processed
+    if not (out / "unlearn.json").is_file():
+        pytest.skip("no attempt changed the weights and held")
+    card = (out / "README.md").read_text("utf-8")
+    assert "## Unlearning audit" in card
+    assert request not in card and "Quill" not in card

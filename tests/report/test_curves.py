@@ -71,7 +71,9 @@ def test_each_model_has_a_name_at_its_line_a_mark_and_a_class_of_its_own(finding
 
 
 def test_lines_differ_by_dashes_and_not_by_colour_alone():
-    css = (Path(unlearn.report.__file__).parent / "audit.css").read_text(encoding="utf-8")
+    css = (Path(unlearn.report.__file__).parent / "templates" / "report.css").read_text(
+        encoding="utf-8"
+    )
     dashes = re.findall(r"\.(original|reference) \.course \{ stroke-dasharray: ([\d ]+);", css)
     assert len(dict(dashes)) == 2
     assert len(set(dict(dashes).values())) == 2

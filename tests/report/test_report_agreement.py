@@ -1,15 +1,16 @@
-"""HTML, Markdown and JSON say the same, whatever the audit holds."""
+"""HTML, Markdown, JSON and JUnit say the same, whatever the audit holds."""
 
 import html
 import re
 import string
 from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unlearn.report import render_html, render_markdown, wording
+from unlearn.report import render_html, render_junit, render_markdown, wording
 from unlearn.report.files import as_json
 from unlearn.report.markdown import fence, text
 from unlearn.report.page import page
@@ -134,8 +135,8 @@ def _plain(shown):
     return "".join(shown.split())
 
 
-def html_text(result):
-    return _plain("".join(_Text(render_html(result)).parts))
+def html_text(result, reader="officer"):
+    return _plain("".join(_Text(render_html(result, reader)).parts))
 
 
 def markdown_text(result):
@@ -168,6 +169,10 @@ def expected(result):
                 yield from (cell.value, cell.unit, cell.interval, cell.size)
     for name, value in (*shown.facts, *shown.provenance, *shown.cost):
         yield from (name, value)
+    for row in shown.obligations:
+        yield from (row.rule, row.asks, row.missing)
+        yield from (link.title for link in row.evidence)
+    yield from (shown.signed, shown.checking.state, shown.checking.command)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -180,6 +185,64 @@ def test_both_formats_hold_every_verdict_reason_and_figure(result):
             continue
         assert _plain(wording.visible(part)) in in_html
         assert _plain(wording.visible(part)) in in_markdown
+
+
+def junit_verdict(case):
+    """What a CI server shows of a claim."""
+    skipped = case.find("skipped")
+    if skipped is not None:
+        return skipped.get("message").split(":")[0]
+    return "PASS" if case.find("failure") is None else "FAIL"
+
+
+def figures_of(result):
+    """Every figure with its interval and sample, as printed."""
+    shown = page(result)
+    rows = [row.cells for group in shown.groups for row in group.rows]
+    rows += [(row.plain, *row.cells) for one in shown.conditions for row in one.rows]
+    return [(c.role, c.value, c.unit, c.interval, c.size) for cells in rows for c in cells]
+
+
+def embedded_in(source):
+    return AuditResult.model_validate_json(re.search(r'id="audit">(.*?)</script>', source)[1])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(results)
+def test_every_format_holds_every_claim_and_figure_with_its_interval(result):
+    root = ET.fromstring(render_junit(result))
+    texts = {
+        "html": html_text(result),
+        "regulator": html_text(result, "regulator"),
+        "md": markdown_text(result),
+        "junit": _plain("".join(root.itertext())),
+    }
+    said = [part for claim in result.claims for part in (claim.statement, claim.reason)]
+    said += [part for _, *figure in figures_of(result) for part in figure]
+    for part in said:
+        if "\\" not in part:
+            shown = legal(_plain(wording.visible(part)))
+            assert [name for name, text in texts.items() if shown not in legal(text)] == []
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(results)
+def test_verdicts_and_figures_are_the_same_for_programs(result):
+    verdicts = [claim.verdict for claim in result.claims]
+    cases = ET.fromstring(render_junit(result)).iter("testcase")
+    assert [junit_verdict(case) for case in cases] == verdicts
+    for again in (
+        AuditResult.model_validate_json(as_json(result)),
+        embedded_in(render_html(result)),
+        embedded_in(render_html(result, "regulator")),
+    ):
+        assert [claim.verdict for claim in again.claims] == verdicts
+        assert figures_of(again) == figures_of(result)
+
+
+def legal(text):
+    """The text with what XML cannot hold replaced, as JUnit has it."""
+    return re.sub("[\ufffe\uffff\ud800-\udfff]", "\ufffd", text)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

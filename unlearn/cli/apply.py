@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,11 @@ from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import read_artifact, read_model
-from unlearn.errors import UnsupportedError
+from unlearn.cli.report import check_audit
+from unlearn.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from unlearn.model.language_model import LanguageModel
 
 
 @click.command(epilog="\b\nExample:\n  unlearn apply lab:full forgotten -o unlearned-model\n")
@@ -24,15 +29,33 @@ from unlearn.errors import UnsupportedError
     metavar="MODEL_DIR",
     help="The folder for the unlearned model.",
 )
+@click.option(
+    "--audit",
+    "audited",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="An audit of the artifact: its verdicts and figures go into the model card, README.md, "
+    "which is for everyone and repeats no record.",
+)
 @opt.force
 @opt.shared
 @opt.trust
-def apply(options: opt.Options, *, model: str, artifact: str, output: Path, force: bool) -> None:
+def apply(
+    options: opt.Options,
+    *,
+    model: str,
+    artifact: str,
+    output: Path,
+    audited: Path | None,
+    force: bool,
+) -> None:
     """Merge ARTIFACT into MODEL, and write the result as an ordinary model folder.
 
     MODEL must be the very model that the artifact was made from. The new folder opens with
     transformers; its unlearn.json says where it came from.
     """
+    if audited is not None:
+        check_audit(audited)
     with outputs.folder(output, outputs.MODEL, force=force) as made, working(options) as progress:
         change = read_artifact(artifact)
         if change.threat_model == "served-only":
@@ -45,7 +68,37 @@ def apply(options: opt.Options, *, model: str, artifact: str, output: Path, forc
 
         base = read_model(model, options)
         progress("applying", 0.0)
-        merged = write_merged(change, base, made)
+        card = None if audited is None else _card(audited, base, output)
+        merged = write_merged(change, base, made, card)
+        if audited is not None:
+            _check_same(audited, merged.digest)
         progress("applying", 1.0)
     document = {"model": str(output), "digest": merged.digest, "base_digest": base.digest}
     emit(options, document, f"unlearned model written to {output}\ndigest {merged.digest}")
+
+
+def _card(audited: Path, base: LanguageModel, output: Path) -> str:
+    """The model card, with what is in the folder's own already."""
+    from unlearn.merged import CARD
+    from unlearn.report import read
+    from unlearn.report.model_card import model_card
+    from unlearn.report.signature import signature_of
+
+    there = output / CARD
+    before = there.read_text(encoding="utf-8", errors="replace") if there.is_file() else ""
+    on_hub = ":" not in base.source and not Path(base.source).exists()
+    base_model = base.source.partition("@")[0] if on_hub else None
+    signature = signature_of(audited)
+    return model_card(read(audited), signature, base_model=base_model, before=before)
+
+
+def _check_same(audited: Path, digest: str) -> None:
+    from unlearn.report import read
+
+    models = read(audited).models
+    found = models["unlearned"].digest if "unlearned" in models else "none"
+    if found != digest:
+        raise InputError(
+            f"{audited} is the audit of another model: its digest is {found[:12]}, and MODEL with "
+            f"ARTIFACT is {digest[:12]}; give the audit of this artifact"
+        )

@@ -54,7 +54,7 @@ COMMANDS = {
     "apply": Entry("unlearn.cli.apply:apply", "Merge an artifact into plain weights."),
     "audit": Entry("unlearn.cli.audit:audit", "Measure what is left, and what broke."),
     "report": Entry(
-        "unlearn.cli.report:report", "Draw the report of an audit again, or compare two."
+        "unlearn.cli.report:report", "Draw, sign, check and compare reports of audits."
     ),
     "request": Entry("unlearn.cli.request:request", "Take deletion requests in, and process them."),
     "bench": Entry("unlearn.cli.bench:bench", "Compare strategies on the same records."),

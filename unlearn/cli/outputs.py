@@ -37,7 +37,13 @@ MODEL_FILES = (
 PAYLOADS = ("@*.safetensors", "adapter_config.json", "policy.json")
 """What holds the content of an artifact, of whichever kind."""
 
-AUDIT_FILES = ("audit.json", "audit.md", "audit.html", "audit.junit.xml")
+REPORTS = ("html", "md", "pdf")
+AUDIT_FILES = (
+    *("audit.json", "audit.junit.xml"),
+    *(f"audit{reader}.{kind}" for reader in ("", ".regulator", ".subject") for kind in REPORTS),
+    "audit.regulator.json",
+    "statement.dsse.json",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ MODEL = Kind(
     "a merged model",
     "unlearn.json",
     ('"unlearn"', '"base_digest"', '"provenance"'),
-    ("unlearn.json", *MODEL_FILES),
+    ("unlearn.json", "@README.md", *MODEL_FILES),
     ("model*.safetensors", "model.safetensors.index.json"),
 )
 AUDIT = Kind(

@@ -23,6 +23,7 @@ from unlearn.errors import InputError, UnlearnError
 from unlearn.merged import write_merged
 from unlearn.registry import DEFAULT_LOCATOR
 from unlearn.report import report
+from unlearn.report.model_card import model_card
 from unlearn.types import AuditResult, Noun, Verdict
 from unlearn.verdicts.case import worst
 
@@ -243,7 +244,10 @@ class Processing:
             artifact.save(self.job.output)
         else:
             with appearing_at(self.job.output) as folder:
-                write_merged(artifact, self.model, folder)
+                # Of several requests each has its own audit, and none speaks for the model.
+                one = len(self.requests) == 1
+                card = model_card(kept.outcome.result) if one else None
+                write_merged(artifact, self.model, folder, card)
 
     def _conclude(self, request: str, kept: _Try) -> Processed:
         result = kept.results[request]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -40,24 +40,25 @@ def plain(value: object) -> object:
     return value
 
 
-def write(texts: Mapping[Path, str]) -> None:
-    """Writes every text under a temporary name beside its path, then renames them all.
+def write(contents: Mapping[Path, str | bytes]) -> None:
+    """Writes every text or file under a temporary name beside its path, then renames them all.
 
     Raises:
         InputError: the directory cannot be made or written to.
     """
-    waiting = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in texts}
+    waiting = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, temporary in waiting.items():
+            content = contents[path]
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(texts[path])
+            with temporary.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
         for path, temporary in waiting.items():
             temporary.replace(path)
     except OSError as error:
-        place = error.filename or next(iter(texts)).parent
+        place = error.filename or next(iter(contents)).parent
         raise InputError(f"{place}: the report cannot be written here: {error.strerror}") from error
     finally:
         for temporary in waiting.values():
@@ -111,7 +112,7 @@ def _parse(path: Path) -> object:
         raise InputError(f"{path}: nested too deep for an {AUDIT}; the file is damaged") from error
 
 
-def choose(formats: Iterable[str], known: Mapping[str, Callable[[AuditResult], str]]) -> list[str]:
+def choose(formats: Iterable[str], known: Collection[str]) -> list[str]:
     """The formats asked for, each once.
 
     Raises:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from xml.etree import ElementTree as ET
 
 from unlearn.report import wording
 from unlearn.report.page import short
+from unlearn.report.readers import drawn
+from unlearn.report.rows import Cell, conditions, groups
 from unlearn.types import AuditResult, Claim, Verdict
 
 _ILLEGAL = re.compile("[\ufffe\uffff\ud800-\udfff]")
@@ -14,13 +17,17 @@ _ILLEGAL = re.compile("[\ufffe\uffff\ud800-\udfff]")
 
 
 def render_junit(result: AuditResult) -> str:
-    """One test suite, and a test case for each claim under the claim's id.
+    """One test suite, and a test case for each claim under the claim's id; figures as its output.
 
     PASS is a test that passes, FAIL one that fails. A claim that is INCONCLUSIVE, CONFOUNDED or NOT
     RUN is a test that was skipped, with its reason: nothing is known of it, and a server that
     counted it as passed would promise too much. So a run without failures is no PASS; the property
     ``verdict`` is what to read.
     """
+    return drawn(_draw, "officer", result)
+
+
+def _draw(result: AuditResult) -> str:
     claims = result.claims
     counts = {
         "name": _text(f"unlearning audit: {result.forget_set.name}"),
@@ -34,9 +41,10 @@ def render_junit(result: AuditResult) -> str:
     suite = ET.SubElement(root, "testsuite", {**counts, **when})
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(result):
-        ET.SubElement(properties, "property", {"name": name, "value": _text(value)})
+        ET.SubElement(properties, "property", {"name": _text(name), "value": _text(value)})
     for claim in claims:
         _case(suite, claim, result.forget_set.name)
+    ET.SubElement(suite, "system-out").text = _text("\n".join(_figures(result)))
     ET.indent(root)
     body = ET.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{body}\n'
@@ -64,6 +72,23 @@ def _case(suite: ET.Element, claim: Claim, name: str) -> None:
     elif _is_open(claim):
         ET.SubElement(case, "skipped", message=_text(f"{claim.verdict}: {claim.reason}"))
     ET.SubElement(case, "system-out").text = _text(f"{claim.statement}\n{claim.reason}")
+
+
+def _figures(result: AuditResult) -> Iterator[str]:
+    """Every figure with its interval, one model a line, as the other formats print it."""
+    for row in (row for group in groups(result) for row in group.rows):
+        yield f"{row.key}: {row.title}"
+        yield from (f"  {cell.role}: {_figure(cell)}" for cell in row.cells)
+    for lower in (row for condition in conditions(result) for row in condition.rows):
+        yield f"{lower.key}: {lower.title}"
+        yield f"  unlearned, as it is: {_figure(lower.plain)}"
+        yield from (f"  {cell.role}: {_figure(cell)}" for cell in lower.cells)
+
+
+def _figure(cell: Cell) -> str:
+    if not cell.interval:
+        return cell.value
+    return f"{f'{cell.value} {cell.unit}'.rstrip()} [{cell.interval}], {cell.size}"
 
 
 def _is_open(claim: Claim) -> bool:

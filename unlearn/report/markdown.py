@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from unlearn.report import obligations as duties
 from unlearn.report import wording
+from unlearn.report.checking import AGAIN, Checking
 from unlearn.report.curves import drawable
 from unlearn.report.ladder import LADDER, STATES, STEPS
+from unlearn.report.letter import COLUMNS, UNSENT, Letter, letter
 from unlearn.report.page import Judgement, ModelLine, Page, Scene, page, short
+from unlearn.report.readers import READERS, Reader, drawn
 from unlearn.report.rows import PRECISION, Cell, Condition, ConditionRow, Group, Row
+from unlearn.report.signature import Signature
 from unlearn.types import AuditResult
 
 _SIGNS = re.compile(r"([\\`*_\[\]|~$#])")
@@ -17,21 +22,35 @@ _LINE_START = re.compile(r"^([-+=]|\d+(?=[.)]))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-def render_markdown(result: AuditResult) -> str:
-    """The audit as GitHub-flavoured Markdown; the same result gives the same bytes."""
-    shown = page(result)
-    parts = (
+def render_markdown(
+    result: AuditResult, reader: Reader = "officer", signature: Signature | None = None
+) -> str:
+    """The audit as GitHub-flavoured Markdown for one reader; the same result, the same bytes."""
+
+    def draw(shown: AuditResult) -> str:
+        if reader == "subject":
+            parts: Iterable[Iterable[str]] = (_letter(letter(shown, signature)),)
+        else:
+            parts = _report(page(shown, reader, signature))
+        return "\n\n".join(block for part in parts for block in part) + "\n"
+
+    return drawn(draw, reader, result)
+
+
+def _report(shown: Page) -> Iterable[Iterable[str]]:
+    return (
         _top(shown),
         _ladder(shown),
         _claims(shown.judgements),
         _scope(shown),
-        ("## What this audit does not show", *_list(shown.limits + wording.STANDING_LIMITS)),
+        ("## What this audit does not show", *listed(shown.limits + wording.STANDING_LIMITS)),
         _figures(shown),
         _examples(shown),
         _provenance(shown),
+        _obligations(shown),
+        _checking(shown.checking),
         _reading(),
     )
-    return "\n\n".join(block for part in parts for block in part) + "\n"
 
 
 def text(raw: str) -> str:
@@ -58,17 +77,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _list(items: Iterable[str]) -> Iterator[str]:
+def listed(items: Iterable[str]) -> Iterator[str]:
+    """One list of any strings."""
     yield "\n".join(f"- {text(item)}" for item in items)
 
 
 def _top(shown: Page) -> Iterator[str]:
     yield f"# Unlearning audit: {text(shown.title)}"
+    for_whom = "" if shown.reader == "officer" else f"{READERS[shown.reader]}; "
+    yield f"{for_whom}{text(shown.signed)}"
     yield f"**{wording.VERDICTS[shown.verdict].symbol} {shown.verdict}**: {text(shown.headline)}"
     yield text(shown.outcome)
     for warning in shown.warnings:
         yield f"> {text(warning)}"
-    yield from _list(f"{verdict}: {wording.count(n, 'claim')}" for verdict, n in shown.tally)
+    yield from listed(f"{verdict}: {wording.count(n, 'claim')}" for verdict, n in shown.tally)
 
 
 def _ladder(shown: Page) -> Iterator[str]:
@@ -207,10 +229,59 @@ def _provenance(shown: Page) -> Iterator[str]:
         )
 
 
+def _obligations(shown: Page) -> Iterator[str]:
+    yield f"## {duties.HEADING}"
+    yield f"> {text(duties.READING_AID)}"
+    yield table(
+        duties.COLUMNS,
+        (
+            (
+                text(one.rule),
+                text(one.asks),
+                text("; ".join(link.title for link in one.evidence)),
+                text(one.missing),
+            )
+            for one in shown.obligations
+        ),
+    )
+
+
+def _checking(shown: Checking) -> Iterator[str]:
+    yield "## How to check this report"
+    yield text(shown.state)
+    yield fence(shown.command)
+    if shown.facts:
+        yield "### What is signed"
+        yield table(("", ""), ((text(name), text(value)) for name, value in shown.facts))
+        yield "### What the signature does not prove"
+        yield from listed(shown.limits)
+    yield text(AGAIN)
+
+
+def _letter(shown: Letter) -> Iterator[str]:
+    yield " · ".join(text(part) for part in (shown.day, shown.request) if part)
+    yield f"# {text(shown.title)}"
+    yield "## What you asked"
+    yield text(shown.asked)
+    yield "## What was done"
+    yield from map(text, shown.done)
+    yield "## What was found"
+    yield f"**{text(shown.outcome)}**"
+    yield text(shown.measured)
+    yield table(COLUMNS, ((text(asked), text(found)) for asked, found in shown.answers))
+    yield "## What is still open"
+    yield from listed(shown.still_open)
+    yield "## Your rights"
+    yield from listed(shown.rights)
+    yield "---"
+    yield text(shown.small_print)
+    yield text(UNSENT)
+
+
 def _reading() -> Iterator[str]:
     yield "## How to read this report"
     yield from map(text, wording.INTERVALS)
     yield "### The verdicts"
-    yield from _list(f"{v.symbol} {name}: {v.meaning}" for name, v in wording.VERDICTS.items())
+    yield from listed(f"{v.symbol} {name}: {v.meaning}" for name, v in wording.VERDICTS.items())
     yield "### The words"
-    yield from _list(f"{term}: {meaning}" for term, meaning in wording.GLOSSARY)
+    yield from listed(f"{term}: {meaning}" for term, meaning in wording.GLOSSARY)

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from unlearn.report import wording
+from unlearn.report.checking import Checking, checking, summary
 from unlearn.report.ladder import Link, Step, climbed, steps
+from unlearn.report.obligations import Obligation, obligations
+from unlearn.report.readers import Reader
 from unlearn.report.rows import Condition, Group, conditions, groups
+from unlearn.report.signature import Signature
 from unlearn.types import (
     MEASURED,
     SPLITS,
@@ -23,7 +27,7 @@ from unlearn.types import (
 
 SHOWN_EXAMPLES = 20
 SHOWN_CHARACTERS = 600
-"""Per text. Keeps one file small enough to send by mail; audit.json holds everything."""
+"""Per text of an example. Keeps one file small enough to send by mail; audit.json holds all."""
 
 
 class Judgement(NamedTuple):
@@ -110,10 +114,17 @@ class Page:
     """What forgetting took."""
     strengths: tuple[tuple[str, str, str, str], ...]
     """Multiple of the change, share still known, retain NLL, and whether it was kept."""
+    reader: Reader
+    signed: str
+    """Whether the audit is signed, in a few words."""
+    obligations: tuple[Obligation, ...]
+    checking: Checking
 
 
-def page(result: AuditResult) -> Page:
-    """The page that an audit fills."""
+def page(
+    result: AuditResult, reader: Reader = "officer", signature: Signature | None = None
+) -> Page:
+    """The page that an audit fills, for a reader who may see all of ``result``."""
     audited = result.models.get("unlearned")
     return Page(
         title=result.forget_set.name,
@@ -148,6 +159,10 @@ def page(result: AuditResult) -> Page:
             )
             for point in result.strengths
         ),
+        reader=reader,
+        signed=summary(signature),
+        obligations=obligations(result),
+        checking=checking(signature),
     )
 
 
@@ -234,22 +249,18 @@ def _splits(result: AuditResult) -> tuple[SplitLine, ...]:
 def _scene(example: Example) -> Scene:
     outputs = (
         Said(
-            f"{name}, {meaning}", _cut(example.outputs.get(role, f"({wording.NOT_MEASURED})")), role
+            f"{name}, {meaning}",
+            wording.cut(example.outputs.get(role, f"({wording.NOT_MEASURED})"), SHOWN_CHARACTERS),
+            role,
         )
         for role, (name, meaning) in wording.ROLES.items()
     )
+    name = wording.cut(example.record_id, SHOWN_CHARACTERS)
     return Scene(
-        f"Record {example.record_id}, {wording.SPLITS[example.split][0].lower()}",
+        f"Record {name}, {wording.SPLITS[example.split][0].lower()}",
         (
-            Said("Prompt", _cut(example.prompt)),
-            Said("Answer in the record", _cut(example.expected)),
+            Said("Prompt", wording.cut(example.prompt, SHOWN_CHARACTERS)),
+            Said("Answer in the record", wording.cut(example.expected, SHOWN_CHARACTERS)),
             *outputs,
         ),
     )
-
-
-def _cut(text: str) -> str:
-    left = len(text) - SHOWN_CHARACTERS
-    if left <= 0:
-        return text
-    return f"{text[:SHOWN_CHARACTERS]}… ({wording.count(left, 'more character')} in audit.json)"

@@ -60,7 +60,12 @@ PROPERTIES: dict[str, tuple[str, str]] = {
 }
 STRENGTHS = "More or less of the same change"
 RETAIN_NLL = "loss on what should stay, nats per token"
-STRENGTH_COLUMNS = ("Multiple of the change", "Share still known", "Loss on what should stay", "")
+STRENGTH_COLUMNS = (
+    "Multiple of the change",
+    "Share still known",
+    "Loss on what should stay",
+    "Kept",
+)
 ABOUT_STRENGTHS = (
     "Forgetting made one change to the weights. These are multiples of it: 0 is the model before, "
     "1 what training arrived at. A record counts as still known until it looks never trained on. "
@@ -178,6 +183,18 @@ def visible(text: str) -> str:
     'safe⟨U+001B⟩[31m'
     """
     return _HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+
+
+def cut(text: str, length: int) -> str:
+    """The beginning of a text that is too long, and how much more there is.
+
+    >>> cut("abcdef", 4)
+    'abcd… (2 more characters in audit.json)'
+    """
+    left = len(text) - length
+    return (
+        text if left <= 0 else f"{text[:length]}… ({count(left, 'more character')} in audit.json)"
+    )
 
 
 def escape_hidden(json_text: str) -> str:
