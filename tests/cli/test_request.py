@@ -83,6 +83,23 @@ def test_the_evidence_says_what_the_ledger_says(
     assert document["forget_set"]["name"] == request
 
 
+def test_the_answer_is_signed_and_drawn_for_each_reader(
+    call: Callable[..., dict], processed: tuple[str, Path], run: Run, office: Path
+) -> None:
+    request, out = processed
+    evidence = office / "evidence" / request / "attempt-1"
+    names = {path.name for path in evidence.iterdir()}
+    assert names >= {"audit.html", "audit.regulator.html", "audit.subject.html"}
+    answered = call("show", request)["state"] == "audited"
+    model = ("--model", out) if answered else ()
+    key = ("--key", office / "keys" / "ledger.pem.pub")
+    assert run("report", "verify", evidence, *key, *model).exit_code == 0
+    if answered:
+        (out / "config.json").write_text((out / "config.json").read_text() + " ")
+        changed = run("report", "verify", evidence, *key, *model)
+        assert changed.exit_code == 1 and "config.json" in changed.stdout
+
+
 def test_a_subject_on_stdin_and_its_identifiers(office: Path) -> None:
     words = ["request", "open", "--store", str(office), "--subject", "-", "--json"]
     first = CliRunner().invoke(cli, words, input="Ada Quill\nada@example.org\n")

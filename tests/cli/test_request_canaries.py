@@ -119,7 +119,7 @@ PLACES = (
     "unlearn.deletion.processing.look_at",
     "unlearn.deletion.workflow.forget",
     "unlearn.deletion.workflow.audit",
-    "unlearn.deletion.processing.report",
+    "unlearn.deletion.evidence.report",
     "unlearn.deletion.processing.write_merged",
     "unlearn.deletion.registry.Change.record",
     "unlearn.deletion.registry.Change.update",

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from unlearn.artifact_manifest import sha256_of
 from unlearn.atomic_folder import appearing_at, remove_unfinished
 from unlearn.deletion import records
+from unlearn.deletion.evidence import write_evidence, write_signed
 from unlearn.deletion.leases import LEASE_SECONDS, leased
 from unlearn.deletion.ledger import Detail
 from unlearn.deletion.registry import RegisteredModel
@@ -22,7 +22,6 @@ from unlearn.deletion.workflow import process as forget_and_judge
 from unlearn.errors import InputError, UnlearnError
 from unlearn.merged import write_merged
 from unlearn.registry import DEFAULT_LOCATOR
-from unlearn.report import report
 from unlearn.report.model_card import model_card
 from unlearn.types import AuditResult, Noun, Verdict
 from unlearn.verdicts.case import worst
@@ -257,7 +256,7 @@ class Processing:
             "strategy": kept.attempt.strategy,
             "seed": self.job.run.seed,
             "verdict": str(result.verdict),
-            "audit": sha256_of(self._evidence(request, f"attempt-{kept.number}") / "audit.json"),
+            "audit": self._write_signed(request, kept),
         }
         verdict = {"verdict": str(result.verdict)}
         if kept.verdict is Verdict.FAIL:
@@ -271,6 +270,17 @@ class Processing:
             output = str(self.job.output)
             found = self._step(request, step, "", details, model_out=output, **verdict)
         return Processed(found, result)
+
+    def _write_signed(self, request: str, kept: _Try) -> str:
+        """Writes the audit that answers a request again, signed; the digest of ``audit.json``."""
+        answered = kept.verdict is not Verdict.FAIL and not kept.served_only
+        return write_signed(
+            self._evidence(request, f"attempt-{kept.number}"),
+            kept.results[request],
+            self.store.registry.key,
+            request=request,
+            model_dir=self.job.output if answered else None,
+        )
 
     def _all_step(self, step: str, reason: str = "") -> None:
         for request in self.requests:
@@ -296,15 +306,8 @@ class Processing:
         return self.store.evidence(request) / name
 
     def _write(self, request: str, name: str, result: AuditResult) -> str:
-        """Writes an audit and its reports, whole or not at all; the digest of ``audit.json``."""
+        """Writes an audit and its report; the digest of ``audit.json``."""
         return write_evidence(self._evidence(request, name), result)
-
-
-def write_evidence(target: Path, result: AuditResult) -> str:
-    """Writes an audit and its reports over those of an earlier run; gives the audit's digest."""
-    with appearing_at(target) as folder:
-        report(result, folder)
-    return sha256_of(target / "audit.json")
 
 
 def recheck(

@@ -1,0 +1,54 @@
+"""Evidence of a request: audits, reports for each reader and signed statements, written whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from unlearn.artifact_manifest import sha256_of
+from unlearn.atomic_folder import appearing_at
+from unlearn.report import READERS, report, sign_audit
+from unlearn.types import AuditResult
+
+AUDIT = "audit.json"
+DRAWN = ("html", "md")
+
+
+def write_evidence(target: Path, result: AuditResult) -> str:
+    """Writes an audit and its report over those of an earlier run.
+
+    Returns:
+        SHA-256 of ``audit.json``.
+    """
+    with appearing_at(target) as folder:
+        report(result, folder)
+    return sha256_of(target / AUDIT)
+
+
+def write_signed(
+    target: Path,
+    result: AuditResult,
+    key: Ed25519PrivateKey,
+    *,
+    request: str,
+    model_dir: Path | None,
+) -> str:
+    """The same with a signed statement, and a report for each reader that tells of it.
+
+    Args:
+        target: the folder; what is there is replaced in one step.
+        result: the audit that a request is answered with.
+        key: the store's.
+        request: its id.
+        model_dir: the model's files, which the statement names by their digests.
+
+    Returns:
+        SHA-256 of ``audit.json``.
+    """
+    with appearing_at(target) as folder:
+        report(result, folder)
+        sign_audit(folder, key, model_dir, request)
+        for reader in READERS:
+            report(result, folder, DRAWN, reader)
+    return sha256_of(target / AUDIT)
