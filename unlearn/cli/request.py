@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from unlearn.cli import options as opt
 from unlearn.cli.console import emit, say
-from unlearn.cli.inputs import read_forget_set, read_model
-from unlearn.cli.office import Office, hide_arguments, office, person_of
-from unlearn.cli.request_text import document_of, ledger_text, line_of, show_document, show_text
-from unlearn.errors import InputError
-
-if TYPE_CHECKING:
-    from unlearn.deletion.request import DeletionRequest, ScopedModel
-
-GROUNDS = (
-    "no-longer-needed",
-    "consent-withdrawn",
-    "objection",
-    "unlawful-processing",
-    "legal-obligation",
-    "collected-from-a-child",
-    "dangerous-capability",
+from unlearn.cli.office import Office, hide_arguments, office
+from unlearn.cli.request_kit import unseal, write_kit
+from unlearn.cli.request_models import models
+from unlearn.cli.request_open import open_, scope
+from unlearn.cli.request_process import process
+from unlearn.cli.request_text import (
+    document_of,
+    ledger_text,
+    line_of,
+    print_request,
+    show_document,
+    show_text,
 )
-RULES = "gdpr"
+from unlearn.errors import InputError
 
 
 @click.group(
@@ -43,123 +38,6 @@ def request() -> None:
     personal. Ids are random: nothing outside the vault says whom a request is about.
     """
     hide_arguments()
-
-
-@request.command(
-    name="open",
-    epilog="\b\nExample:\n"
-    "  echo 'Ada Quill' | unlearn request open --store office --subject - \\\n"
-    "      --forget-set facts --model models/a --received 2026-03-05 --json\n",
-)
-@click.option(
-    "--subject",
-    required=True,
-    metavar="NAME",
-    help="Whom it is about; - reads it from stdin, further identifiers on further lines. Names on "
-    "a command line stay in the shell's history.",
-)
-@click.option(
-    "--identifier",
-    "identifiers",
-    multiple=True,
-    metavar="TEXT",
-    help="What else they are known by: an address, a customer number; may be given more than once.",
-)
-@click.option(
-    "--ground",
-    type=click.Choice(GROUNDS),
-    default="consent-withdrawn",
-    show_default=True,
-    help="The ground claimed, Article 17(1) GDPR.",
-)
-@click.option("--received", metavar="DATE", help="The day it came in.  [default: today]")
-@click.option(
-    "--rules",
-    default=RULES,
-    show_default=True,
-    metavar="NAME",
-    help="By when it is answered: gdpr, ccpa, or a TOML file.",
-)
-@click.option(
-    "--zone", default="UTC", show_default=True, help="The time zone of whoever answers it."
-)
-@click.option("--forget-set", metavar="DIR", help="The records that have to go.")
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="MODEL",
-    help="A model that they have to go from; may be given more than once.",
-)
-@click.option("--again", is_flag=True, help="Open it although one about the same person is open.")
-@opt.shared
-@opt.trust
-@office
-def open_(
-    options: opt.Options,
-    desk: Office,
-    *,
-    subject: str,
-    identifiers: tuple[str, ...],
-    ground: str,
-    received: str | None,
-    rules: str,
-    zone: str,
-    forget_set: str | None,
-    models: tuple[str, ...],
-    again: bool,
-) -> None:
-    """Take a request in; prints its id.
-
-    With --forget-set and --model it can be decided on at once; otherwise `unlearn request scope`
-    adds them. The store is made if it does not exist.
-    """
-    from unlearn.deletion.request import DeletionRequest
-    from unlearn.deletion.rules import local_day, read_rules, read_zone
-
-    person = person_of(subject, identifiers)
-    day = local_day(received, read_zone(zone)) if received else None
-    read_zone(zone)
-    new = DeletionRequest.open(
-        ground=ground,  # type: ignore[arg-type]
-        received=day,
-        rules=read_rules(rules),
-        zone=zone,
-    )
-    if (forget_set is None) != (not models):
-        raise InputError("--forget-set and --model belong together; give both, or scope it later")
-    facts = None if forget_set is None else read_forget_set(forget_set)
-    scoped = [_scoped(model, options) for model in models]
-    with desk.store(create=True) as store:
-        made = store.open(new, person, by=desk.by, forget_set=facts, models=scoped, again=again)
-    _emit(options, made)
-
-
-@request.command(epilog="\b\nExample:\n  unlearn request scope ID --forget-set facts --model m\n")
-@click.argument("id_", metavar="ID")
-@click.option("--forget-set", metavar="DIR", required=True, help="The records that have to go.")
-@click.option(
-    "--model", "models", multiple=True, required=True, metavar="MODEL", help="From which models."
-)
-@opt.shared
-@opt.trust
-@office
-def scope(
-    options: opt.Options, desk: Office, *, id_: str, forget_set: str, models: tuple[str, ...]
-) -> None:
-    """Say which records have to go, and from which models."""
-    facts = read_forget_set(forget_set)
-    scoped = [_scoped(model, options) for model in models]
-    with desk.store() as store:
-        _emit(options, store.scope(id_, facts, scoped, by=desk.by))
-
-
-def _scoped(source: str, options: opt.Options) -> ScopedModel:
-    from unlearn.deletion.request import ScopedModel
-
-    place = Path(source)
-    where = str(place.resolve()) if place.is_dir() else source
-    return ScopedModel(source=where, digest=read_model(source, options).digest)
 
 
 @request.command(
@@ -230,7 +108,7 @@ def identity(options: opt.Options, desk: Office, *, id_: str, asked: bool, reaso
     """
     with desk.store() as store:
         step = store.ask_identity if asked else store.verify_identity
-        _emit(options, step(id_, by=desk.by, reason=reason))
+        print_request(options, step(id_, by=desk.by, reason=reason))
 
 
 @request.command(epilog="\b\nExample:\n  unlearn request extend ID --reason 'many requests'\n")
@@ -243,7 +121,7 @@ def extend(options: opt.Options, desk: Office, *, id_: str, reason: str) -> None
     if not reason:
         raise InputError("an extension needs its --reason: it is what the person has to be told")
     with desk.store() as store:
-        _emit(options, store.extend(id_, by=desk.by, reason=reason))
+        print_request(options, store.extend(id_, by=desk.by, reason=reason))
 
 
 @request.command(epilog="\b\nExample:\n  unlearn request approve ID --store office\n")
@@ -254,7 +132,7 @@ def extend(options: opt.Options, desk: Office, *, id_: str, reason: str) -> None
 def approve(options: opt.Options, desk: Office, *, id_: str, reason: str) -> None:
     """Decide that a request is to be carried out."""
     with desk.store() as store:
-        _emit(options, store.approve(id_, by=desk.by, reason=reason))
+        print_request(options, store.approve(id_, by=desk.by, reason=reason))
 
 
 @request.command(epilog="\b\nExample:\n  unlearn request deny ID --reason 'no data of theirs'\n")
@@ -302,20 +180,31 @@ def notify(options: opt.Options, desk: Office, *, id_: str, reason: str) -> None
 
 @request.command(epilog="\b\nExample:\n  unlearn request close ID --store office\n")
 @click.argument("id_", metavar="ID")
+@click.option(
+    "--kit",
+    type=(click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path)),
+    metavar="FILE PUB",
+    help="Before that, write the records to FILE, encrypted to the X25519 key in PUB, for audits "
+    "of later models by whoever has its private half; see `unlearn request unseal`.",
+)
 @opt.reason
 @opt.shared_idle
 @office
-def close(options: opt.Options, desk: Office, *, id_: str, reason: str) -> None:
+def close(
+    options: opt.Options, desk: Office, *, id_: str, kit: tuple[Path, Path] | None, reason: str
+) -> None:
     """Destroy the request's key: its records cannot be read again, nor linked to its evidence.
 
     The ledger and the evidence stay. Audits of later models cannot measure these records any more.
     """
     with desk.store() as store:
         before = store.get(id_)
+        if kit is not None:
+            write_kit(store, id_, *kit)
         closed = store.close_request(id_, by=desk.by, reason=reason)
     if before.state not in ("notified", "closed"):
         say(options, f"request {id_} was {before.state}: nobody has said that the person knows")
-    _emit(options, closed)
+    print_request(options, closed)
 
 
 @request.command(epilog="\b\nExample:\n  unlearn request verify --store office\n")
@@ -377,17 +266,8 @@ def verify(
 
 def _take(options: opt.Options, desk: Office, id_: str, step: str, reason: str) -> None:
     with desk.store() as store:
-        _emit(options, store.take_step(id_, step, by=desk.by, reason=reason))
+        print_request(options, store.take_step(id_, step, by=desk.by, reason=reason))
 
 
-def _emit(options: opt.Options, request: DeletionRequest) -> None:
-    emit(options, document_of(request), line_of(request))
-
-
-def _register_process() -> None:
-    from unlearn.cli.request_process import process
-
-    request.add_command(process)
-
-
-_register_process()
+for command in (open_, scope, process, models, unseal):
+    request.add_command(command)

@@ -6,8 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from unlearn.cli.console import emit
+from unlearn.cli.options import Options
+
 if TYPE_CHECKING:
     from unlearn.deletion.ledger import Flaw, Head
+    from unlearn.deletion.registry import RegisteredModel
     from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.store import Store
 
@@ -20,6 +24,11 @@ def document_of(request: DeletionRequest) -> dict[str, Any]:
     due = request.due()
     left = (due - request.today()).days if request.state in OPEN else None
     return {**document, "due": str(due), "days_left": left}
+
+
+def print_request(options: Options, request: DeletionRequest) -> None:
+    """Prints a request in one line, or as JSON."""
+    emit(options, document_of(request), line_of(request))
 
 
 def line_of(request: DeletionRequest) -> str:
@@ -56,11 +65,23 @@ def show_document(store: Store, request: str) -> dict[str, Any]:
                 "source": scoped.source,
                 "digest": scoped.digest,
                 "answered": scoped.digest in answered,
-                "derived": [model.model_dump() for model in derived[scoped.digest]],
+                "derived": [
+                    {**model.model_dump(), "scope": _scope_of(model, found)}
+                    for model in derived[scoped.digest]
+                ],
             }
             for scoped in found.models
         ],
     }
+
+
+def _scope_of(model: RegisteredModel, request: DeletionRequest) -> str:
+    """Whether a request is about a model that was made from one in its scope."""
+    if model.digest in {scoped.digest for scoped in request.models}:
+        return "in scope"
+    if model.relation in ("unlearned", "filtered"):
+        return "made by processing"
+    return "out of scope"
 
 
 def show_text(document: dict[str, Any]) -> str:
@@ -84,12 +105,19 @@ def show_text(document: dict[str, Any]) -> str:
         state = "answered" if scoped["answered"] else "not answered yet"
         lines.append(f"  {scoped['source']}  {scoped['digest'][:12]}  {state}")
         lines += [
-            f"    {made['relation']}: {made['source']}  {made['digest'][:12]}"
+            f"    {made['relation']}: {made['source']}  {made['digest'][:12]}  {made['scope']}"
             for made in scoped["derived"]
         ]
     lines += ["", "evidence", *(f"  {path}" for path in document["evidence"])]
     lines += ["", "history", *(f"  {_entry(entry)}" for entry in document["history"])]
-    return "\n".join(lines)
+    return "\n".join(map(inert, lines))
+
+
+def inert(line: str) -> str:
+    """A line without the characters that a terminal would obey or reorder."""
+    from unlearn.report.wording import visible
+
+    return visible(line).replace("\n", "⟨U+000A⟩")
 
 
 def _entry(entry: dict[str, Any]) -> str:

@@ -63,17 +63,31 @@ class Registry:
     @contextmanager
     def look(self) -> Iterator[View]:
         """A transaction that reads."""
-        with self.engine.connect() as database:
+        with self._explained(), self.engine.connect() as database:
             yield View(database)
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """A transaction that writes: all of it, or nothing where the block raises."""
-        with self.engine.connect() as database, database.begin():
+        """A transaction that writes: all of it, or nothing where the block raises.
+
+        Raises:
+            InputError: the database cannot be reached or written to, or the disk is full.
+        """
+        with self._explained(), self.engine.connect() as database, database.begin():
             if database.dialect.name == "sqlite":
                 # Takes the one writer's place now, so that what is read first is not outdated.
                 database.exec_driver_sql("UPDATE ledger_head SET id = 1 WHERE id = 1")
             yield Change(database, self.key, self._key_id)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What keeps a database from working, in one line."""
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            reason = str(error.orig).strip().partition("\n")[0]
+            where = self.engine.url.render_as_string(hide_password=True)
+            raise InputError(f"the registry {where}: {reason}; nothing was changed") from error
 
     def checkpoint(self) -> None:
         """Has what was deleted leave SQLite's write-ahead log too."""
@@ -104,7 +118,8 @@ class View:
         found = self.database.execute(self._one(request)).scalar()
         if found is None:
             raise InputError(
-                f"there is no request {request!r} in this store; `unlearn request list` names them"
+                f"there is no request {request[:40]!r} in this store; `unlearn request list` names "
+                "them"
             )
         return DeletionRequest.model_validate(found)
 

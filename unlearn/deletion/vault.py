@@ -79,7 +79,8 @@ class Vault:
         Case, spacing and Unicode composition do not matter.
         """
         normal = " ".join(unicodedata.normalize("NFKC", identifier).casefold().split())
-        return hmac.new(self._indexing, normal.encode(), hashlib.sha256).hexdigest()
+        raw = normal.encode("utf-8", "surrogatepass")  # a shell passes on what is no UTF-8 so
+        return hmac.new(self._indexing, raw, hashlib.sha256).hexdigest()
 
     def destroy(self, request: str) -> None:
         """Destroys a request's key, then everything that it had encrypted.
