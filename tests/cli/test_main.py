@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -41,11 +41,18 @@ def test_help_names_every_command_without_importing_it(
     assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
 
 
+def leaves_of(command: click.Command) -> Iterator[click.Command]:
+    """The commands below a group, at any depth; of a command itself."""
+    if not isinstance(command, click.Group):
+        yield command
+        return
+    for below in command.commands.values():
+        yield from leaves_of(below)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_the_shared_options(name: str) -> None:
-    command = COMMANDS[name].load()
-    leaves = command.commands.values() if isinstance(command, click.Group) else [command]
-    for leaf in leaves:
+    for leaf in leaves_of(COMMANDS[name].load()):
         taken = {flag for parameter in leaf.params for flag in parameter.opts}
         assert {"--seed", "--json", "--device", "--dtype", "-q", "--quiet"} <= taken
         assert leaf.callback is not None and leaf.help
