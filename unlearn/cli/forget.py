@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ import click
 
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
-from unlearn.cli.console import emit, working
+from unlearn.cli.console import emit, say, working
 from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
 
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
+    from unlearn.strategies.checkpoints import Checkpoints
 
 
 @click.command(
@@ -47,6 +49,21 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Act only at the sites that `unlearn locate` wrote.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where the same run was interrupted: it keeps what it had done in .ARTIFACT.work, "
+    "which goes with its end and knows as much as MODEL.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often a training run writes there what it has done; inf for never. Large models do "
+    "so less often: it takes no more than a twentieth of the time.",
+)
 @opt.settings
 @opt.force
 @opt.shared
@@ -59,6 +76,8 @@ def forget(
     output: Path,
     strategy: str,
     sites: Path | None,
+    resume: bool,
+    checkpoint_every: float,
     settings: Mapping[str, str],
     force: bool,
 ) -> None:
@@ -74,7 +93,8 @@ def forget(
         where = None if sites is None else read_sites(sites)
         from unlearn.strategies import forget as run
 
-        with naming(records):
+        kept = checkpoints_of(output, options, resume=resume, every=checkpoint_every)
+        with naming(records), telling(options, kept):
             artifact = run(
                 read_model(model, options),
                 records,
@@ -83,8 +103,10 @@ def forget(
                 settings=settings,
                 seed=options.seed,
                 progress=progress,
+                checkpoints=kept,
             )
         artifact.save(made)
+    kept.remove()
     document = {
         "artifact": str(output),
         "kind": artifact.kind,
@@ -93,6 +115,32 @@ def forget(
         "provenance": artifact.provenance.model_dump(mode="json"),
     }
     emit(options, document, describe(artifact, output))
+
+
+def checkpoints_of(
+    output: Path, options: opt.Options, *, resume: bool, every: float
+) -> Checkpoints:
+    """Those of the run that makes this output, in a hidden folder beside it."""
+    from unlearn.strategies.checkpoints import Checkpoints
+
+    target = output.resolve()
+    return Checkpoints.at(
+        target.with_name(f".{target.name}.work"),
+        resume=resume,
+        every=every,
+        say=lambda line: say(options, line),
+    )
+
+
+@contextmanager
+def telling(options: opt.Options, checkpoints: Checkpoints) -> Iterator[None]:
+    """A block after whose interruption the user hears how it can be gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoints.work.claimed:
+            say(options, f"what was done is in {checkpoints.work.path}; --resume goes on from it")
+        raise
 
 
 def describe(artifact: Artifact, path: Path) -> str:

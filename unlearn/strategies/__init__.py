@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from unlearn.journal import code_digest
 from unlearn.registry import JOINT, strategies
 from unlearn.types import Sites
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
     from unlearn.artifact import Artifact
     from unlearn.forget_set import ForgetSet
     from unlearn.model.language_model import LanguageModel
+    from unlearn.strategies.checkpoints import Checkpoints
 
 __all__ = ["forget"]
 
@@ -25,11 +28,13 @@ def forget(
     settings: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Artifact:
     """The artifact that makes ``model`` forget; ``model`` itself stays as it is.
 
     ``strategy`` is a name, or several joined by ``+`` that run one after the other, each on what
-    the former left; their settings are then named ``part.setting``.
+    the former left; their settings are then named ``part.setting``. With ``checkpoints`` a run that
+    is cut off can be resumed; see ``unlearn.strategies.checkpoints``.
 
     >>> artifact = forget(model, forget_set, settings={"max_steps": "60"})  # doctest: +SKIP
     >>> unlearned = artifact.apply(model)                                   # doctest: +SKIP
@@ -38,10 +43,13 @@ def forget(
         UnknownNameError: there is no such strategy.
         ConfigError: a setting is unknown or out of range.
         UnsupportedError: the strategy does not honour a part of the sites, or cannot be composed.
-        InputError: the sites were found for another model or forget set.
+        InputError: the sites were found for another model or forget set, or something else lies
+            where the checkpoints would.
     """
-    from unlearn.strategies.composition import Composition
+    from unlearn.strategies.checkpoints import NOWHERE
+    from unlearn.strategies.composition import Composition, run_part
     from unlearn.strategies.sites import check_sites
+    from unlearn.strategies.versions import versions
 
     model.require_bare("forgetting")
     settings = settings or {}
@@ -51,5 +59,16 @@ def forget(
         else strategies.create(strategy, settings)
     )
     check_sites(strategy, chosen.honours, model, forget_set, sites)
-    artifact: Artifact = chosen.forget(model, forget_set, sites, seed=seed, progress=progress)
-    return artifact
+    if checkpoints is not None:
+        checkpoints.begin(
+            model=model.digest,
+            forget_set=forget_set.digest,
+            strategy=strategy,
+            settings=json.dumps(dict(settings), sort_keys=True),
+            sites="" if sites is None else sites.model_dump_json(),
+            seed=str(seed),
+            versions=json.dumps(versions()),
+            code=code_digest(),
+        )
+    kept = checkpoints or NOWHERE
+    return run_part(chosen, model, forget_set, sites, seed, progress, kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from unlearn.model.batches import IGNORED, Rows
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies.assistant import AssistantSettings
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
 from unlearn.strategies.gap import find_gaps, require_new_data
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
@@ -133,6 +134,7 @@ class Distillation:
     honours: ClassVar[frozenset[str]] = frozenset(
         {"layers", "modules", "weight_mask", "token_mask"}
     )
+    resumes: ClassVar[bool] = True
     Config = DistillationConfig
 
     def __init__(self, config: DistillationConfig | None = None) -> None:
@@ -146,6 +148,7 @@ class Distillation:
         *,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
+        checkpoints: Checkpoints = NOWHERE,
     ) -> FullWeights:
         """The change of weights after which ``model`` says what the teacher says.
 
@@ -168,10 +171,11 @@ class Distillation:
             forget_set,
             sites,
             self.config,
-            lambda given: self._objective(given, forget_set, seed),
+            lambda given: self._objective(given, forget_set, seed, checkpoints),
             reads_states=True,
             seed=seed,
             progress=progress,
+            checkpoints=checkpoints,
         )
         provenance = outcome.provenance(self.name, self.config, sites, seed)
         return FullWeights.between(
@@ -179,9 +183,13 @@ class Distillation:
         )
 
     def _objective(
-        self, given: Ingredients, forget_set: ForgetSet, seed: int
+        self,
+        given: Ingredients,
+        forget_set: ForgetSet,
+        seed: int,
+        checkpoints: Checkpoints,
     ) -> DistillationObjective:
-        config, lesson = self.config, self._lesson(given, forget_set, seed)
+        config, lesson = self.config, self._lesson(given, forget_set, seed, checkpoints)
         labels = targets = gaps = None
         if config.variant in FILTERS:
             pieces = FILTERS[config.variant](lesson)
@@ -203,7 +211,13 @@ class Distillation:
         weaken(given.scope, given.work, config.shrink, config.noise, seed)
         return objective
 
-    def _lesson(self, given: Ingredients, forget_set: ForgetSet, seed: int) -> Lesson:
+    def _lesson(
+        self,
+        given: Ingredients,
+        forget_set: ForgetSet,
+        seed: int,
+        checkpoints: Checkpoints,
+    ) -> Lesson:
         config = self.config
         return Lesson(
             given.original,
@@ -215,6 +229,7 @@ class Distillation:
             config.teacher,
             seed,
             config.assistant,
+            checkpoints,
         )
 
 
@@ -256,6 +271,15 @@ class DistillationObjective(NamedTuple):
                 total + self.config.graft_weight * read.mean_by_row(heard).sum() / batch.n_forget
             )
         return Losses(total, forget.detach(), held.retain.detach())
+
+    def state(self) -> dict[str, Any]:
+        """That of the retention, and what the next blocks are drawn by."""
+        return {**self.retention.state(), "rng": self.rng.bit_generator.state}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        self.retention.resume(state)
+        self.rng.bit_generator.state = state["rng"]
 
     def _divergence(self, label: SoftLabel, logprobs: Tensor, rows: Rows) -> Tensor:
         """(N,) from the teacher, 0 at tokens that the sites leave out."""

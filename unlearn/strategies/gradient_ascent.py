@@ -29,6 +29,7 @@ from unlearn.strategies.ascent_objective import (
     Guesses,
     scores_by_token,
 )
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.rmu import RmuObjective, default_sites
@@ -53,6 +54,7 @@ class GradientAscent:
     honours: ClassVar[frozenset[str]] = frozenset(
         {"layers", "modules", "weight_mask", "token_mask"}
     )
+    resumes: ClassVar[bool] = True
     Config = GradientAscentConfig
 
     def __init__(self, config: GradientAscentConfig | None = None) -> None:
@@ -66,6 +68,7 @@ class GradientAscent:
         *,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
+        checkpoints: Checkpoints = NOWHERE,
     ) -> FullWeights:
         """The change of weights after which ``model`` does not know the forget records.
 
@@ -91,6 +94,7 @@ class GradientAscent:
             reads_states=config.variant == "rmu",
             seed=seed,
             progress=progress,
+            checkpoints=checkpoints,
         )
         provenance = outcome.provenance(self.name, config, sites, seed)
         return FullWeights.between(

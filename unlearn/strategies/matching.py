@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.counterfactual import Guess, guesses
 from unlearn.strategies.extraction import ExtractionRule
 from unlearn.strategies.frozen_prefix import FrozenPrefix, lowest_trained
@@ -31,7 +33,8 @@ from unlearn.strategies.stopping import (
     find_targets,
 )
 from unlearn.strategies.strength import Change, Strength, Sweep, search, survey
-from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
+from unlearn.strategies.trainer import train
+from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig
 from unlearn.strategies.versions import versions
 from unlearn.types import Sites
 
@@ -94,13 +97,14 @@ def unlearn_by_training(
     reads_states: bool = False,
     seed: int,
     progress: Progress | None,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> Outcome:
     """A copy of ``model`` trained until every forget record looks never trained on.
 
     The state returned is the best one evaluated, at the strength that ``config`` asks for. Memory:
     the copy in float32, its gradients, two moments of Adam and two snapshots of whatever may
     change. Blocks below the lowest one that trains are run once for each text, unless the objective
-    ``reads_states`` inside the model.
+    ``reads_states`` inside the model. What lies in ``checkpoints`` of this run is gone on with.
 
     Raises:
         UnsupportedError: the sites are not trainable, a site took no part in training, or a retain
@@ -127,8 +131,9 @@ def unlearn_by_training(
         if not run.stop_reason:
             gate = found.records if config.stop == "match" else None
             objective = make_objective(Ingredients(model, work, run.scope, pairs, gate, guessed))
+            phase = checkpoints.phase("training")
             with nullcontext() if reads_states else _prefix(work, run.scope, pairs):
-                train(work, pairs, objective, run.after_step, seed)
+                train(work, pairs, objective, run.after_step, seed, phase=phase, follower=run)
             run.scope.check_moved(dict(model.model.named_parameters()))
         run.finish()
         sweep = run.strengthen(config.strength)
@@ -180,6 +185,32 @@ class Run:
         self.stop_reason = self.stop_reason or spent or ""
         self.progress("forget", step.step / budget.max_steps)
         return bool(self.stop_reason)
+
+    def state(self) -> dict[str, Any]:
+        """How far the run is, and its best state."""
+        return {
+            "log": json.dumps(self.log),
+            "stop_reason": self.stop_reason,
+            "tokens": self.tokens,
+            "strikes": self.rule.strikes,
+            "seconds": self.rule.seconds(),
+            "best": 0 if self.rule.best is None else self.rule.best.step,
+            "kept": self.kept,
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` gave; the best state is evaluated again."""
+        self.log, self.tokens = json.loads(state["log"]), state["tokens"]
+        self.stop_reason, self.rule.strikes = state["stop_reason"], state["strikes"]
+        self.rule.started -= state["seconds"]
+        if not state["best"]:
+            return
+        now, self.kept = self.scope.snapshot(), state["kept"]
+        self.scope.restore(self.kept)
+        self.work.changed()
+        self.rule.best = self.evaluator(self.work, state["best"])
+        self.scope.restore(now)
+        self.kept = {name: tensor.to(now[name].device) for name, tensor in self.kept.items()}
 
     def finish(self) -> None:
         """Go back to the best state."""

@@ -22,6 +22,7 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import LossOn
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.sites import check_sites
 from unlearn.strategies.subtraction_run import Outcome, subtract
 from unlearn.strategies.training import OrNone, TrainingConfig
@@ -150,6 +151,7 @@ class Subtraction:
     name: ClassVar[str] = "subtraction"
     summary: ClassVar[str] = "train an adapter (LoRA, IA3) on the forget records and subtract it"
     honours: ClassVar[frozenset[str]] = frozenset({"layers", "modules", "token_mask"})
+    resumes: ClassVar[bool] = True
     Config = SubtractionConfig
 
     def __init__(self, config: SubtractionConfig | None = None) -> None:
@@ -163,6 +165,7 @@ class Subtraction:
         *,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
+        checkpoints: Checkpoints = NOWHERE,
     ) -> Adapter:
         """The negated adapter after which ``model`` does not know the forget records.
 
@@ -188,7 +191,7 @@ class Subtraction:
                 "sites say where an adapter is trained, and adapter=PATH is trained already; "
                 "leave one of the two out"
             )
-        outcome = subtract(model, forget_set, sites, config, seed, progress)
+        outcome = subtract(model, forget_set, sites, config, seed, progress, checkpoints)
         provenance = self._provenance(outcome, sites, seed)
         with outcome.saved() as folder:
             return Adapter.on(model, folder, provenance, forget_set_digest=forget_set.digest)
