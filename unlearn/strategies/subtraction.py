@@ -25,7 +25,7 @@ from unlearn.registry import strategies
 from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.sites import check_sites
 from unlearn.strategies.subtraction_run import Outcome, subtract
-from unlearn.strategies.training import OrNone, TrainingConfig
+from unlearn.strategies.training import OrNone, Tracker, TrainingConfig
 from unlearn.strategies.versions import versions
 from unlearn.types import Noun, Sites
 
@@ -78,6 +78,8 @@ class SubtractionConfig(Noun):
     """Micro-batches a step is cut into; ``none`` for pieces of up to 32 records."""
     loss_on: LossOn = "answer"
     """The tokens that carry labels: those of the answer, or of prompt and answer."""
+    report_to: Tracker = "none"
+    """The tracker that gets the figures of each step, of those that ``transformers`` knows."""
 
     strength: Literal["search"] | Annotated[float, Field(gt=0, le=100)] = "search"
     """How often the module is subtracted: ``search`` for the least that forgets everything within
@@ -137,6 +139,7 @@ class SubtractionConfig(Noun):
             accumulation=self.accumulation or math.ceil(batch / PIECE),
             loss_on=self.loss_on,
             near_per_forget=0,
+            report_to=self.report_to,
         )
 
 

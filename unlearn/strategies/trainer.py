@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from unlearn.errors import InputError, NumericalError
 from unlearn.model.language_model import LanguageModel
@@ -37,13 +37,13 @@ def train(
     seed: int,
     *,
     phase: Phase | None = None,
-    follower: Resumable | None = None,
+    follower: Follower | None = None,
 ) -> None:
     """Trains the parameters that require a gradient, in place, until ``after_step`` says so.
 
     Nothing is written outside a temporary folder and the folder of ``phase``, and the global random
     state is as it was after. What was interrupted in that phase is gone on with, to the same end
-    bit for bit; ``follower`` is whatever ``after_step`` writes to.
+    bit for bit; ``follower`` is what ``after_step`` writes to, and what a tracker hears of.
 
     Raises:
         NumericalError: a loss is no number.
@@ -61,6 +61,13 @@ def train(
     model.changed()
 
 
+class Follower(Resumable, Protocol):
+    """What follows a training step by step."""
+
+    log: list[dict[str, Any]]
+    """The last entry is of the last step."""
+
+
 class Unlearner(Trainer):
     """A Trainer whose loss is an ``Objective`` and whose end is decided after each step."""
 
@@ -75,9 +82,11 @@ class Unlearner(Trainer):
         objective: Objective,
         after_step: Callable[[Step], bool],
         phase: Phase | None = None,
-        follower: Resumable | None = None,
+        follower: Follower | None = None,
     ) -> None:
         super().__init__(model=model, args=arguments, train_dataset=pairs)
+        self.remove_callback(PrinterCallback)
+        self.follower = follower
         self.objective: Objective = objective
         self.after_step = after_step
         self.pairs = pairs
@@ -137,7 +146,7 @@ class Unlearner(Trainer):
         return losses.total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Nothing is printed; the step goes to ``after_step``, which says whether to stop."""
+        """The step goes to ``after_step``, which says whether to stop, and then to the tracker."""
         if "grad_norm" not in logs:
             return
         step = Step(
@@ -150,6 +159,9 @@ class Unlearner(Trainer):
         )
         self.forget_loss = self.retain_loss = 0.0
         stops = self.after_step(step)
+        entry = step._asdict() if self.follower is None else self.follower.log[-1]
+        figures = {name: v for name, v in entry.items() if isinstance(v, int | float)}
+        self.callback_handler.on_log(self.args, self.state, self.control, figures)
         self.ended = stops or step.step >= self.state.max_steps
         self.control.should_training_stop = self.ended
         self.control.should_save = self.phase.due(self.ended)
@@ -223,7 +235,8 @@ def _read(folder: Path) -> dict[str, Any]:
 def _arguments(model: LanguageModel, pairs: Pairs, seed: int, folder: str) -> TrainingArguments:
     config = pairs.config
     arguments = TrainingArguments(
-        output_dir=folder,
+        # Trackers put their files below it, and these are to stay.
+        output_dir=folder if config.report_to == "none" else ".",
         seed=seed,
         max_steps=config.steps(len(pairs.forget)),
         per_device_train_batch_size=1,
@@ -239,7 +252,7 @@ def _arguments(model: LanguageModel, pairs: Pairs, seed: int, folder: str) -> Tr
         # When to save is decided after each step. What was drawn is in the state of the pairs.
         save_strategy="no",
         ignore_data_skip=True,
-        report_to="none",
+        report_to=config.report_to,
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -22,6 +22,24 @@ took 15 and 27 draws of each."""
 
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
+
+
+def _tracker(name: str) -> str:
+    if name == "none":
+        return name
+    from transformers.integrations import integration_utils
+
+    known: Any = integration_utils
+    if name not in known.INTEGRATION_TO_CALLBACK:
+        names = ", ".join(sorted(known.INTEGRATION_TO_CALLBACK))
+        raise ValueError(f"there is no tracker of this name; known: none, {names}")
+    if name not in known.get_available_reporting_integrations():
+        raise ValueError("this tracker is not installed; install its package, or say none")
+    return name
+
+
+Tracker = Annotated[str, AfterValidator(_tracker)]
+"""A tracker that ``transformers`` reports to, or ``none``."""
 
 
 class TrainingConfig(Noun):
@@ -100,6 +118,10 @@ class TrainingConfig(Noun):
     """Evaluations in a row above the ceiling that end training."""
     retain_sample: int = Field(default=64, ge=1)
     """Retain records the ceiling is measured on, whole subjects."""
+    report_to: Tracker = "none"
+    """The tracker that gets the figures of each step: ``tensorboard``, ``wandb``, ``mlflow`` and
+    others that ``transformers`` knows. It gets no text of a record, and whatever it writes by
+    itself it writes where it is used to, below the current folder."""
 
     def batch(self, n_forget: int) -> int:
         """How many of so many forget records a step draws."""
