@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, say, working
 from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
+from unlearn.strategies.processes import joined, place
 
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
@@ -83,17 +86,22 @@ def forget(
 ) -> None:
     """Make MODEL forget the records of FORGET_SET, and write what changed as an artifact.
 
-    MODEL itself stays as it is. Audit the artifact before you trust it.
+    MODEL itself stays as it is. Audit the artifact before you trust it. Strategies that train can
+    be launched in several processes (accelerate launch -m unlearn forget ...).
     """
+    first = place().is_first
+    options = options if first else replace(options, quiet=True)
     with (
-        outputs.folder(output, outputs.ARTIFACT, force=force) as made,
+        outputs.folder(output, outputs.ARTIFACT, force=force) if first else nullcontext() as made,
         working(options) as progress,
+        joined(options.device),
     ):
         records = read_forget_set(forget_set)
         where = None if sites is None else read_sites(sites)
         from unlearn.strategies import forget as run
 
-        kept = checkpoints_of(output, options, resume=resume, every=checkpoint_every)
+        every = checkpoint_every if first else math.inf
+        kept = checkpoints_of(output, options, resume=resume, every=every)
         with naming(records), telling(options, kept):
             artifact = run(
                 read_model(model, options),
@@ -105,7 +113,10 @@ def forget(
                 progress=progress,
                 checkpoints=kept,
             )
-        artifact.save(made)
+        if made is not None:
+            artifact.save(made)
+    if not first:
+        return
     kept.remove()
     document = {
         "artifact": str(output),

@@ -48,6 +48,7 @@ def forget(
     """
     from unlearn.strategies.checkpoints import NOWHERE
     from unlearn.strategies.composition import Composition, run_part
+    from unlearn.strategies.processes import place, require_one
     from unlearn.strategies.sites import check_sites
     from unlearn.strategies.versions import versions
 
@@ -58,6 +59,9 @@ def forget(
         if JOINT in strategy
         else strategies.create(strategy, settings)
     )
+    for part in getattr(chosen, "parts", [chosen]):
+        if not getattr(part, "resumes", False):
+            require_one(f"strategy {part.name!r}")
     check_sites(strategy, chosen.honours, model, forget_set, sites)
     if checkpoints is not None:
         checkpoints.begin(
@@ -69,6 +73,7 @@ def forget(
             seed=str(seed),
             versions=json.dumps(versions()),
             code=code_digest(),
+            processes=str(place().size),
         )
     kept = checkpoints or NOWHERE
     return run_part(chosen, model, forget_set, sites, seed, progress, kept)

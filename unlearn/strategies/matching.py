@@ -22,6 +22,7 @@ from unlearn.strategies.counterfactual import Guess, guesses
 from unlearn.strategies.extraction import ExtractionRule
 from unlearn.strategies.frozen_prefix import FrozenPrefix, lowest_trained
 from unlearn.strategies.near_names import near_statements
+from unlearn.strategies.processes import require_one
 from unlearn.strategies.sites import Scope, find_scope, find_tokens, frozen
 from unlearn.strategies.stopping import (
     Budget,
@@ -112,6 +113,8 @@ def unlearn_by_training(
         InputError: the token mask does not fit the records, or leaves one without a loss.
     """
     refuse_quantised(model)
+    if config.retain == "constraint":
+        require_one("retain=constraint, whose weight follows one loss after the other,")
     use_retain = _uses_retain(config, forget_set)
     forget = encode(model, forget_set.forget)
     counted = find_tokens(forget_set, forget, sites, config.loss_on)

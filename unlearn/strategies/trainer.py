@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from unlearn.errors import InputError, NumericalError
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies import processes
 from unlearn.strategies.checkpoints import NOWHERE, Phase, Resumable
 from unlearn.strategies.training import Losses, MicroBatch, Objective, Pairs, Step
 
@@ -68,6 +70,28 @@ class Follower(Resumable, Protocol):
     """The last entry is of the last step."""
 
 
+@dataclass
+class Seen:
+    """What this process saw of a step."""
+
+    forget_loss: float = 0.0
+    retain_loss: float = 0.0
+    tokens: float = 0.0
+
+
+class Judged(nn.Module):
+    """A model and what is asked of it, as the one module that several processes share."""
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network = network
+        self.objective = objective
+
+    def forward(self, batch: MicroBatch) -> Losses:
+        """The losses of one micro-batch."""
+        return self.objective(self.network, batch)
+
+
 class Unlearner(Trainer):
     """A Trainer whose loss is an ``Objective`` and whose end is decided after each step."""
 
@@ -84,10 +108,10 @@ class Unlearner(Trainer):
         phase: Phase | None = None,
         follower: Follower | None = None,
     ) -> None:
-        super().__init__(model=model, args=arguments, train_dataset=pairs)
+        super().__init__(model=Judged(model, objective), args=arguments, train_dataset=pairs)
         self.remove_callback(PrinterCallback)
+        self.network = model
         self.follower = follower
-        self.objective: Objective = objective
         self.after_step = after_step
         self.pairs = pairs
         self.phase = phase or NOWHERE.phase("training")
@@ -96,7 +120,7 @@ class Unlearner(Trainer):
         """What goes into a checkpoint beside the tensors that train."""
         self.run_dir = Path(str(arguments.output_dir))
         self.tokens = 0
-        self.forget_loss = self.retain_loss = 0.0
+        self.seen = Seen()
         self.ended = False
 
     def get_train_dataloader(self) -> Any:
@@ -121,7 +145,7 @@ class Unlearner(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         batch: MicroBatch = inputs["batch"]
         parts = (batch.forget, batch.retain, batch.near)
-        self.tokens += sum(int(part.attention.sum()) for part in parts if part is not None)
+        self.seen.tokens += sum(int(part.attention.sum()) for part in parts if part is not None)
         forget, retain, near = (part and part.to(self.args.device) for part in parts)
         assert forget is not None
         return {"batch": batch._replace(forget=forget, retain=retain, near=near)}
@@ -135,36 +159,35 @@ class Unlearner(Trainer):
     ) -> Tensor:
         """The objective's loss, without dropout."""
         model.eval()  # the Trainer switches to training mode before every step
-        losses: Losses = self.objective(model, inputs["batch"])
+        losses: Losses = model(**inputs)
         if not torch.isfinite(losses.total):
             raise NumericalError(
                 f"the loss is {losses.total.item()} at step {self.state.global_step + 1}; lower "
                 "learning_rate, or use a bounded variant"
             )
-        self.forget_loss += float(losses.forget)
-        self.retain_loss += float(losses.retain)
-        return losses.total
+        self.seen.forget_loss += float(losses.forget)
+        self.seen.retain_loss += float(losses.retain)
+        # Gradients are averaged over processes, and each has its share of the sum.
+        return losses.total * float(self.args.world_size)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """The step goes to ``after_step``, which says whether to stop, and then to the tracker."""
         if "grad_norm" not in logs:
             return
-        step = Step(
-            self.state.global_step,
-            self.forget_loss,
-            self.retain_loss,
-            logs["grad_norm"],
-            logs["learning_rate"],
-            self.tokens,
-        )
-        self.forget_loss = self.retain_loss = 0.0
-        stops = self.after_step(step)
+        forget, retain, tokens = processes.summed(list(astuple(self.seen)))
+        self.seen, self.tokens = Seen(), self.tokens + int(tokens)
+        norm, rate = logs["grad_norm"], logs["learning_rate"]
+        step = Step(self.state.global_step, forget, retain, norm, rate, self.tokens)
+        stops = processes.as_the_first_says(self.after_step(step))
         entry = step._asdict() if self.follower is None else self.follower.log[-1]
         figures = {name: v for name, v in entry.items() if isinstance(v, int | float)}
         self.callback_handler.on_log(self.args, self.state, self.control, figures)
         self.ended = stops or step.step >= self.state.max_steps
         self.control.should_training_stop = self.ended
-        self.control.should_save = self.phase.due(self.ended)
+        self.control.should_save = self.args.should_save and self.phase.due(self.ended)
+
+    def store_flos(self) -> None:
+        """They are not counted, and counting would wait for processes that do not save."""
 
     def ended_at(self, folder: Path) -> bool:
         """Whether training was over at this checkpoint; its end is then the state of it all."""
@@ -180,8 +203,7 @@ class Unlearner(Trainer):
     def _fill(self, folder: Path) -> None:
         """Writes all that a run is gone on with into an empty folder."""
         elsewhere, self.run_dir = self.run_dir, folder
-        network: Any = self.model
-        super()._save_checkpoint(network, None)
+        super()._save_checkpoint(self.network, None)
         self.run_dir = elsewhere
         (made,) = folder.iterdir()  # the library puts the number of the step into its name
         for file in made.iterdir():
@@ -218,8 +240,7 @@ class Unlearner(Trainer):
             part.resume(own["parts"][name])
 
     def _trained(self) -> dict[str, Any]:
-        network: Any = self.model
-        return {name: p for name, p in network.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
 
 def _read(folder: Path) -> dict[str, Any]:

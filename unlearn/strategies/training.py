@@ -11,8 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from unlearn.errors import UnsupportedError
 from unlearn.model.batches import Deck, LossOn, Rows, collate, first_label
 from unlearn.model.language_model import Encoding
+from unlearn.strategies.processes import place
 from unlearn.strategies.strength import Strength
 from unlearn.types import Noun
 
@@ -180,6 +182,7 @@ class Step(NamedTuple):
 class Pairs(IterableDataset[dict[str, MicroBatch]]):
     """An endless stream of micro-batches of forget and retain records and near statements.
 
+    Of several processes each gets its share of every step, and all of them draw the same.
     Records that are still ``wanted`` fill a step first; the others top it up, so that one which is
     remembered again is noticed.
     """
@@ -197,6 +200,12 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         self.near, self.counted = near, counted
         self.rng = np.random.default_rng(seed)
         self.n_forget = config.batch(len(forget))
+        self.place = place()
+        if self.place.size > self.n_forget:
+            raise UnsupportedError(
+                f"a step draws {self.n_forget} forget records, too few for {self.place.size} "
+                "processes; launch fewer, or raise forget_batch"
+            )
         self.retain_deck = Deck(range(len(retain)), self.rng)
         self.near_deck = Deck(range(len(near)), self.rng)
         self.want(range(len(forget)))
@@ -233,21 +242,22 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches per step; never more than forget records in it."""
-        return min(self.config.accumulation, self.n_forget)
+        """Micro-batches per step and process; never more than there are forget records in it."""
+        return min(self.config.accumulation, self.n_forget // self.place.size)
 
     def step(self) -> Iterator[MicroBatch]:
-        """The micro-batches of the next step."""
+        """The micro-batches of the next step that are this process's."""
         forget = self.first.draw(self.n_forget)
         forget += self.then.draw(self.n_forget - len(forget))
-        n_retain = max(self.accumulation, round(self.n_forget * self.config.retain_per_forget))
+        parts = self.accumulation * self.place.size
+        n_retain = max(parts, round(self.n_forget * self.config.retain_per_forget))
         retain = self.retain_deck.draw(n_retain)
         near = self.near_deck.draw(round(self.n_forget * self.config.near_per_forget))
         on = self.config.loss_on
         labels = sum(len(self.retain[i].ids) - first_label(self.retain[i], on) for i in retain)
         near_labels = sum(len(self.near[i].ids) - self.near[i].start for i in near)
-        for part in range(self.accumulation):
-            mine = slice(part, None, self.accumulation)
+        for part in range(self.place.rank, parts, self.place.size):
+            mine = slice(part, None, parts)
             yield MicroBatch(
                 collate(self.forget, forget[mine], on, self.counted),
                 collate(self.retain, retain[mine], on) if retain[mine] else None,
