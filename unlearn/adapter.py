@@ -80,13 +80,23 @@ class Adapter(Artifact):
             ArtifactError: there is none, it is no LoRA or (IA)3, or it does not fit the model.
         """
         made = cls.read_payload(Path(folder), provenance, None)
-        result = made._merged(model)
-        return cls(made.config, made.tensors, *filled(provenance, model, result, forget_set_digest))
+        return made.made_on(model, provenance, forget_set_digest=forget_set_digest)
+
+    def made_on(
+        self,
+        model: LanguageModel,
+        provenance: Provenance,
+        *,
+        forget_set_digest: str | None = None,
+    ) -> Adapter:
+        """The same adapter as the artifact of a run on ``model``; see ``on``."""
+        known = filled(provenance, model, self.merged(model), forget_set_digest)
+        return Adapter(self.config, self.tensors, *known)
 
     def apply(self, model: LanguageModel) -> LanguageModel:
         """A copy of ``model`` with the adapter merged into its weights; see ``Artifact.apply``."""
         check_base(model, self.provenance.base_digest)
-        return self._merged(model)
+        return self.merged(model)
 
     def revert(self, model: LanguageModel) -> LanguageModel:
         """The base, loaded from where it came from; see ``Artifact.revert``.
@@ -144,7 +154,12 @@ class Adapter(Artifact):
             )
         return cls(config, tensors, provenance, forget_set_key)
 
-    def _merged(self, model: LanguageModel) -> LanguageModel:
+    def merged(self, model: LanguageModel) -> LanguageModel:
+        """A copy of any model that the adapter fits, with it merged in.
+
+        Raises:
+            ArtifactError: it does not fit.
+        """
         copy = model.copy()
         layout = layout_of(tensors_of(model))
         trained = {name: p.requires_grad for name, p in copy.model.named_parameters()}

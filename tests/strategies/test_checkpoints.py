@@ -31,6 +31,7 @@ RUNS: dict[str, tuple[str, Settings]] = {
         {**ASCENT, "max_steps": "none", "stop": "match", "strength": "search"},
     ),
     "rmu": ("gradient-ascent", {"variant": "rmu", "max_steps": "12", "stop": "budget"}),
+    "lora": ("gradient-ascent", {**ASCENT, "train": "lora", "evaluate_every": "3"}),
     "names": (
         "distillation",
         {"robust": "true", "max_steps": "12", "evaluate_every": "5", "forget_batch": "4"},

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unlearn.strategies.training import OrNone, TrainingConfig
+from unlearn.strategies.training import LORA_RATE, OrNone, TrainingConfig
 
 Variant = Literal[
     "npo",
@@ -82,7 +82,11 @@ class GradientAscentConfig(TrainingConfig):
     def _defaults_of_the_variant(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**DEFAULTS.get(values.get("variant", "npo"), {}), **values}
+        own = DEFAULTS.get(values.get("variant", "npo"), {})
+        if values.get("train") == "lora":
+            full = own.get("learning_rate", cls.model_fields["learning_rate"].default)
+            own = {**own, "learning_rate": LORA_RATE * full}
+        return {**own, **values}
 
     @model_validator(mode="after")
     def _retain_fits_the_variant(self) -> GradientAscentConfig:

@@ -21,8 +21,8 @@ from unlearn.model.batches import LossOn, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies import losses, peft_modules
 from unlearn.strategies.checkpoints import Phase
-from unlearn.strategies.matching import refuse_quantised, to_masters
 from unlearn.strategies.predictions import run
+from unlearn.strategies.trainee import refuse_quantised, to_masters
 from unlearn.strategies.trainer import train
 from unlearn.strategies.training import Losses, MicroBatch, Pairs, TrainingConfig
 

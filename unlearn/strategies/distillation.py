@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from unlearn.adapter import Adapter
 from unlearn.artifact import FullWeights
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import IGNORED, Rows
@@ -24,7 +25,7 @@ from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import Scope, check_sites
 from unlearn.strategies.soft_labels import Direction, SoftLabel, SoftLabels
 from unlearn.strategies.teachers import FILTERS, Lesson
-from unlearn.strategies.training import Losses, MicroBatch, OrNone, TrainingConfig
+from unlearn.strategies.training import LORA_RATE, Losses, MicroBatch, OrNone, TrainingConfig
 from unlearn.types import Sites
 
 Variant = Literal["names", "logits", "context", "difference", "kga", "model", "checkpoint", "data"]
@@ -113,12 +114,24 @@ class DistillationConfig(TrainingConfig):
             self.uniform_weight,
         )
 
+    @model_validator(mode="after")
+    def _weights_can_be_weakened(self) -> DistillationConfig:
+        if self.train == "lora" and (self.shrink or self.noise):
+            raise ValueError(
+                "robust, shrink and noise change the weights themselves, which train=lora leaves "
+                "as they are; use train=full"
+            )
+        return self
+
     @model_validator(mode="before")
     @classmethod
-    def _robust(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("robust") in (True, "true", "True", "1"):
-            return {**ROBUST, **values}
-        return values
+    def _defaults_that_follow_from_others(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        own = dict(ROBUST) if values.get("robust") in (True, "true", "True", "1") else {}
+        if values.get("train") == "lora":
+            own["learning_rate"] = LORA_RATE * cls.model_fields["learning_rate"].default
+        return {**own, **values}
 
 
 @strategies.register("distillation")
@@ -149,8 +162,8 @@ class Distillation:
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
         checkpoints: Checkpoints = NOWHERE,
-    ) -> FullWeights:
-        """The change of weights after which ``model`` says what the teacher says.
+    ) -> FullWeights | Adapter:
+        """The change after which ``model`` says what the teacher says.
 
         ``model`` itself stays as it is, and in memory beside the student: it is the teacher.
 
@@ -177,10 +190,7 @@ class Distillation:
             progress=progress,
             checkpoints=checkpoints,
         )
-        provenance = outcome.provenance(self.name, self.config, sites, seed)
-        return FullWeights.between(
-            model, outcome.model, provenance, forget_set_digest=forget_set.digest
-        )
+        return outcome.artifact(model, forget_set, self.name, self.config, sites, seed)
 
     def _objective(
         self,

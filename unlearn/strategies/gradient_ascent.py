@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import torch
 
+from unlearn.adapter import Adapter
 from unlearn.artifact import FullWeights
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
@@ -69,10 +70,8 @@ class GradientAscent:
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
         checkpoints: Checkpoints = NOWHERE,
-    ) -> FullWeights:
-        """The change of weights after which ``model`` does not know the forget records.
-
-        ``model`` itself stays as it is.
+    ) -> FullWeights | Adapter:
+        """The change after which ``model`` does not know the forget records; it stays as it is.
 
         Raises:
             UnsupportedError: the sites restrict a part this strategy does not honour, or nothing
@@ -96,10 +95,7 @@ class GradientAscent:
             progress=progress,
             checkpoints=checkpoints,
         )
-        provenance = outcome.provenance(self.name, config, sites, seed)
-        return FullWeights.between(
-            model, outcome.model, provenance, forget_set_digest=forget_set.digest
-        )
+        return outcome.artifact(model, forget_set, self.name, config, sites, seed)
 
     def _objective(self, given: Ingredients, forget_set: ForgetSet, seed: int) -> Objective:
         if self.config.variant == "rmu":

@@ -22,11 +22,11 @@ from unlearn.strategies import orthogonal, peft_modules
 from unlearn.strategies.ascent_objective import counted
 from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.counterfactual import guesses
-from unlearn.strategies.matching import refuse_quantised, to_masters
 from unlearn.strategies.predictions import run
 from unlearn.strategies.sites import find_tokens
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
 from unlearn.strategies.strength import Change, Sweep, search
+from unlearn.strategies.trainee import refuse_quantised, to_masters
 from unlearn.strategies.trainer import train
 from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step
 from unlearn.strategies.unshared import factored, unshared

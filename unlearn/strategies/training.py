@@ -22,6 +22,9 @@ DRAWS_PER_RECORD, MIN_STEPS = 40, 80
 """How long a run may take at most, unless told. Without sites the lab's sets of 108 and 320 records
 took 15 and 27 draws of each."""
 
+LORA_RATE = 10.0
+"""Times the learning rate of full training: that of a LoRA, unless told."""
+
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
 
@@ -47,6 +50,13 @@ Tracker = Annotated[str, AfterValidator(_tracker)]
 class TrainingConfig(Noun):
     """What every strategy that trains can be told. Defaults suit a bundled lab model."""
 
+    train: Literal["full", "lora"] = "full"
+    """``full``: the weights themselves, of a copy in float32. ``lora``: a LoRA on the linear
+    modules of the blocks, beside weights that stay; the artifact is an adapter."""
+    rank: int = Field(default=16, ge=1)
+    """Of the LoRA."""
+    alpha: int = Field(default=32, ge=1)
+    """The LoRA is scaled by ``alpha / rank``."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Of AdamW, without weight decay."""
     schedule: Literal["constant", "cosine"] = "constant"
