@@ -53,12 +53,10 @@ def test_it_reaches_the_target_of_full_training(
     [
         ("gradient-ascent", "npo", 3e-3),
         ("gradient-ascent", "simnpo", 1e-2),
-        ("distillation", "names", 2e-2),
+        ("distillation", "names", 1e-2),
     ],
 )
-def test_a_lora_takes_ten_times_the_rate_unless_told(
-    strategy: str, variant: str, rate: float
-) -> None:
+def test_a_lora_takes_a_higher_rate_unless_told(strategy: str, variant: str, rate: float) -> None:
     given = {"train": "lora", "variant": variant}
     assert strategies.create(strategy, given).config.learning_rate == pytest.approx(rate)
     told = strategies.create(strategy, {**given, "learning_rate": "1e-4"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -14,11 +15,13 @@ import click
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
 from unlearn.cli.console import emit, say, working
-from unlearn.cli.inputs import naming, read_forget_set, read_model, read_sites
+from unlearn.cli.inputs import naming, read_artifact, read_forget_set, read_model, read_sites
+from unlearn.errors import InputError
 from unlearn.strategies.processes import joined, place
 
 if TYPE_CHECKING:
-    from unlearn.artifact import Artifact
+    from unlearn.artifact import Artifact, Earlier
+    from unlearn.model.language_model import LanguageModel
     from unlearn.strategies.checkpoints import Checkpoints
 
 
@@ -67,6 +70,13 @@ if TYPE_CHECKING:
     help="How often a training run writes there what it has done; inf for never. Large models do "
     "so less often: it takes no more than a twentieth of the time.",
 )
+@click.option(
+    "--after",
+    multiple=True,
+    metavar="ARTIFACT",
+    help="An artifact that made MODEL what it is, the oldest first; may be given more than once. "
+    "A model that `unlearn apply` wrote knows its own.",
+)
 @opt.settings
 @opt.force
 @opt.shared
@@ -81,6 +91,7 @@ def forget(
     sites: Path | None,
     resume: bool,
     checkpoint_every: float,
+    after: tuple[str, ...],
     settings: Mapping[str, str],
     force: bool,
 ) -> None:
@@ -103,8 +114,9 @@ def forget(
         every = checkpoint_every if first else math.inf
         kept = checkpoints_of(output, options, resume=resume, every=every)
         with naming(records), telling(options, kept):
+            before = read_model(model, options)
             artifact = run(
-                read_model(model, options),
+                before,
                 records,
                 strategy=strategy,
                 sites=where,
@@ -112,6 +124,7 @@ def forget(
                 seed=options.seed,
                 progress=progress,
                 checkpoints=kept,
+                beneath=beneath_of(model, before, after),
             )
         if made is not None:
             artifact.save(made)
@@ -141,6 +154,35 @@ def checkpoints_of(
         every=every,
         say=lambda line: say(options, line),
     )
+
+
+def beneath_of(source: str, model: LanguageModel, after: tuple[str, ...]) -> tuple[Earlier, ...]:
+    """The artifacts that made the model what it is: those named, or those its folder tells of."""
+    if not after:
+        return noted_in(Path(source), model.digest)
+    chain: tuple[Earlier, ...] = ()
+    for name in after:
+        found = read_artifact(name).provenance.chain()
+        if chain and found[-1].base_digest != chain[-1].result_digest:
+            raise InputError(
+                f"{name} was not made on what the artifact before it gave; name those beneath "
+                "MODEL in the order they were made"
+            )
+        # One that was told of those beneath it knows more than the command line says.
+        chain = found if len(found) > len(chain) else (*chain, found[-1])
+    return chain
+
+
+def noted_in(folder: Path, digest: str) -> tuple[Earlier, ...]:
+    """What `unlearn apply` noted of the artifacts in a model, if the weights are still those."""
+    from unlearn.artifact_manifest import Provenance
+
+    try:
+        note = json.loads((folder / outputs.MODEL.marker).read_bytes())
+        known = note["digest"] == digest
+        return Provenance.model_validate(note["provenance"]).chain() if known else ()
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unlearn.strategies.training import LORA_RATE, OrNone, TrainingConfig
+from unlearn.strategies.training import OrNone, TrainingConfig
 
 Variant = Literal[
     "npo",
@@ -43,6 +43,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Settings that differ from those of ``npo``. The slope of most is near 0 where p is
 near 1: with the weights of ``npo``, ``simnpo`` leaves half of one lab person's answers known."""
+
+LORA_RATE = 10.0
+"""Times the learning rate of full training: that of a LoRA, unless told."""
 
 
 class GradientAscentConfig(TrainingConfig):

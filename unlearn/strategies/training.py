@@ -22,9 +22,6 @@ DRAWS_PER_RECORD, MIN_STEPS = 40, 80
 """How long a run may take at most, unless told. Without sites the lab's sets of 108 and 320 records
 took 15 and 27 draws of each."""
 
-LORA_RATE = 10.0
-"""Times the learning rate of full training: that of a LoRA, unless told."""
-
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
 
