@@ -30,7 +30,8 @@ from unlearn.strategies.gradient_ascent import GradientAscent, GradientAscentCon
 from unlearn.strategies.matching import Ingredients
 from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.sites import find_scope, frozen
-from unlearn.strategies.training import Pairs, train
+from unlearn.strategies.trainer import train
+from unlearn.strategies.training import Pairs
 from unlearn.types import Sites
 
 STRATEGIES = {

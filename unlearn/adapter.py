@@ -80,13 +80,23 @@ class Adapter(Artifact):
             ArtifactError: there is none, it is no LoRA or (IA)3, or it does not fit the model.
         """
         made = cls.read_payload(Path(folder), provenance, None)
-        result = made._merged(model)
-        return cls(made.config, made.tensors, *filled(provenance, model, result, forget_set_digest))
+        return made.made_on(model, provenance, forget_set_digest=forget_set_digest)
+
+    def made_on(
+        self,
+        model: LanguageModel,
+        provenance: Provenance,
+        *,
+        forget_set_digest: str | None = None,
+    ) -> Adapter:
+        """The same adapter as the artifact of a run on ``model``; see ``on``."""
+        known = filled(provenance, model, self.merged(model), forget_set_digest)
+        return Adapter(self.config, self.tensors, *known)
 
     def apply(self, model: LanguageModel) -> LanguageModel:
         """A copy of ``model`` with the adapter merged into its weights; see ``Artifact.apply``."""
         check_base(model, self.provenance.base_digest)
-        return self._merged(model)
+        return self.merged(model)
 
     def revert(self, model: LanguageModel) -> LanguageModel:
         """The base, loaded from where it came from; see ``Artifact.revert``.
@@ -115,9 +125,42 @@ class Adapter(Artifact):
         if self.apply(base).digest != model.digest:
             raise ArtifactError(
                 f"{model.source} with digest {model.digest[:12]} is not what this adapter makes of "
-                f"{source}; give the model that apply gave"
+                f"{source}; give the model that apply gave. If a later artifact lies on it, take "
+                "that one back first, or leave this one out (`unlearn apply --without`)"
             )
         return base
+
+    def without(self, earlier: Artifact, model: LanguageModel) -> Adapter:
+        """This LoRA as an artifact of ``model``, which was before ``earlier``.
+
+        This one was made on what ``earlier`` gave. What a LoRA adds to a weight does not depend on
+        the weight, so ``W + earlier + this`` becomes ``W + this``; whether that still forgets is
+        for an audit to say.
+
+        Raises:
+            ArtifactError: this is no LoRA, was not made on what ``earlier`` gave, or that was not
+                made on ``model``.
+        """
+        if self.config["peft_type"] != "LORA":
+            raise ArtifactError(
+                "an (IA)3 multiplies the weights it finds, so it cannot be had without what lies "
+                "beneath it; forget its set again on the model from before"
+            )
+        if self.provenance.base_digest != earlier.provenance.result_digest:
+            raise ArtifactError(
+                f"the artifact that is to be left out gave model "
+                f"{earlier.provenance.result_digest[:12]}, and this one was made on "
+                f"{self.provenance.base_digest[:12]}; leave out the one right beneath it"
+            )
+        check_base(model, earlier.provenance.base_digest)
+        facts = {
+            "base_source": model.source,
+            "base_digest": model.digest,
+            "result_digest": self.merged(model).digest,
+            "beneath": earlier.provenance.beneath,
+        }
+        known = self.provenance.model_copy(update=facts)
+        return Adapter(self.config, self.tensors, known, self.forget_set_key)
 
     def write_payload(self, folder: Path) -> None:
         """Writes ``adapter_config.json`` and ``adapter_model.safetensors``, as peft does."""
@@ -144,7 +187,12 @@ class Adapter(Artifact):
             )
         return cls(config, tensors, provenance, forget_set_key)
 
-    def _merged(self, model: LanguageModel) -> LanguageModel:
+    def merged(self, model: LanguageModel) -> LanguageModel:
+        """A copy of any model that the adapter fits, with it merged in.
+
+        Raises:
+            ArtifactError: it does not fit.
+        """
         copy = model.copy()
         layout = layout_of(tensors_of(model))
         trained = {name: p.requires_grad for name, p in copy.model.named_parameters()}

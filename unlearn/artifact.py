@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from unlearn.artifact_manifest import (
     KEY,
     MANIFEST,
+    Earlier,
     Manifest,
     Provenance,
     SitesSummary,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact",
+    "Earlier",
     "FullWeights",
     "Manifest",
     "Provenance",
@@ -90,12 +92,13 @@ class Artifact(ABC):
     @property
     def limits(self) -> tuple[str, ...]:
         """What an audit of this artifact has to say of it, a sentence each."""
-        return (SERVED_ONLY,) if self.threat_model == "served-only" else ()
+        served_only = (SERVED_ONLY,) if self.threat_model == "served-only" else ()
+        return (*served_only, *self.notes)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What whoever made it should read before the audit, a sentence each."""
-        return ()
+        return tuple(map(str, self.provenance.beneath))
 
     @property
     def keys(self) -> dict[str, bytes]:
@@ -247,6 +250,7 @@ class FullWeights(Artifact):
 
     def revert(self, model: LanguageModel) -> LanguageModel:
         """A copy of ``model`` with the weights before forgetting; see ``Artifact.revert``."""
+        check_result(model, self.provenance.result_digest)
         return self._flip(model, self.provenance.result_digest, self.provenance.base_digest)
 
     def write_payload(self, folder: Path) -> None:
@@ -322,6 +326,20 @@ def check_base(model: LanguageModel, needed: str) -> None:
         raise ArtifactError(
             f"the artifact fits a model with digest {needed[:12]}, and {model.source} has "
             f"{model.digest[:12]}; load the model it was made from, with the same dtype"
+        )
+
+
+def check_result(model: LanguageModel, given: str) -> None:
+    """Nothing, if the model has the digest of what an artifact gave.
+
+    Raises:
+        ArtifactError: it has another one.
+    """
+    if model.digest != given:
+        raise ArtifactError(
+            f"{model.source} with digest {model.digest[:12]} is not what this artifact gave, which "
+            f"has {given[:12]}. If a later artifact lies on it, take that one back first: weights "
+            "go back bit for bit, in the reverse order"
         )
 
 

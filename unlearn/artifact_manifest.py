@@ -49,6 +49,24 @@ class SitesSummary(Noun):
         )
 
 
+class Earlier(Noun):
+    """An artifact that lies beneath another one, which was made on what it gave."""
+
+    strategy: str
+    base_digest: str
+    result_digest: str
+    """Its name: no two artifacts give the same model."""
+    forget_set_hash: str = ""
+
+    def __str__(self) -> str:
+        """What is to be done about it, in a sentence."""
+        return (
+            f"An artifact of {self.strategy} lies beneath this one (it gave model "
+            f"{self.result_digest[:12]}). Whether what it forgot is still forgotten has to be "
+            "audited again on this model: `unlearn audit ... --after ITS_FORGET_SET`."
+        )
+
+
 class Provenance(Noun):
     """How an artifact came to be."""
 
@@ -74,6 +92,18 @@ class Provenance(Noun):
     tokens: int = 0
     """Tokens that gradients were taken of."""
     seconds: float = 0.0
+    beneath: tuple[Earlier, ...] = ()
+    """The artifacts of earlier requests that had changed the model before, the oldest first."""
+
+    def chain(self) -> tuple[Earlier, ...]:
+        """What lies beneath an artifact that is made on the result of this one."""
+        own = Earlier(
+            strategy=self.strategy,
+            base_digest=self.base_digest,
+            result_digest=self.result_digest,
+            forget_set_hash=self.forget_set_hash,
+        )
+        return (*self.beneath, own)
 
 
 class Manifest(Noun):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
-from unlearn.artifact import Artifact, Provenance, check_base, filled
+from unlearn.artifact import SERVED_ONLY, Artifact, Provenance, check_base, filled
 from unlearn.artifact_manifest import POLICY_KEY
 from unlearn.errors import ArtifactError
 from unlearn.model.gates import GateRates, KeyGate
@@ -116,7 +116,7 @@ class InferencePolicy(Artifact):
     @property
     def limits(self) -> tuple[str, ...]:
         """What an audit has to say of it: where it holds, what it gives away, how its gate errs."""
-        return (*super().limits, *self.gives_away, *self.notes)
+        return (SERVED_ONLY, *self.gives_away, *self.notes)
 
     @property
     def gives_away(self) -> tuple[str, ...]:
@@ -127,10 +127,11 @@ class InferencePolicy(Artifact):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """How often the gate was wrong."""
+        """How often the gate was wrong, and what lies beneath."""
         if self.gate_rates is None:
-            return ()
-        return (f"On prompts it was not made from, the gate of the policy {self.gate_rates}.",)
+            return super().notes
+        rates = f"On prompts it was not made from, the gate of the policy {self.gate_rates}."
+        return (rates, *super().notes)
 
     @property
     def keys(self) -> dict[str, bytes]:

@@ -36,7 +36,8 @@ class Registry(Generic[P]):
     Every class has a ``summary``, one line for ``unlearn list``, and says what it ``honours``:
     a strategy the parts of ``Sites`` it obeys, a locator those it fills, a probe the access it
     needs. Strategies and locators have a ``Config`` too. A strategy whose result is not the same
-    model with other weights says ``in_place = False``.
+    model with other weights says ``in_place = False``; one that can be gone on with after it was
+    cut off says ``resumes = True``, and its ``forget`` takes ``checkpoints``.
     """
 
     def __init__(self, kind: str, package: str, group: str) -> None:

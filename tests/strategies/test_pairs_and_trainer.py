@@ -15,7 +15,8 @@ from unlearn.strategies.ascent_config import GradientAscentConfig
 from unlearn.strategies.ascent_objective import AscentObjective, Guesses
 from unlearn.strategies.near_names import near_statements
 from unlearn.strategies.retention import Retention
-from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
+from unlearn.strategies.trainer import train
+from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step
 
 
 def make_pairs(model: LanguageModel, forget_set: ForgetSet, **settings: object) -> Pairs:

@@ -12,9 +12,10 @@ from unlearn.cli import outputs
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import read_artifact, read_model
 from unlearn.cli.report import check_audit
-from unlearn.errors import InputError, UnsupportedError
+from unlearn.errors import ArtifactError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from unlearn.artifact import Artifact
     from unlearn.model.language_model import LanguageModel
 
 
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
     help="An audit of the artifact: its verdicts and figures go into the model card, README.md, "
     "which is for everyone and repeats no record.",
 )
+@click.option(
+    "--without",
+    metavar="EARLIER",
+    help="Leave out an earlier artifact that ARTIFACT, a LoRA, was made on; MODEL is then the one "
+    "from before it.",
+)
 @opt.force
 @opt.shared
 @opt.trust
@@ -47,6 +54,7 @@ def apply(
     artifact: str,
     output: Path,
     audited: Path | None,
+    without: str | None,
     force: bool,
 ) -> None:
     """Merge ARTIFACT into MODEL, and write the result as an ordinary model folder.
@@ -68,6 +76,8 @@ def apply(
 
         base = read_model(model, options)
         progress("applying", 0.0)
+        if without is not None:
+            change = left_out(without, change, base)
         card = None if audited is None else _card(audited, base, output)
         merged = write_merged(change, base, made, card)
         if audited is not None:
@@ -102,3 +112,16 @@ def _check_same(audited: Path, digest: str) -> None:
             f"{audited} is the audit of another model: its digest is {found[:12]}, and MODEL with "
             f"ARTIFACT is {digest[:12]}; give the audit of this artifact"
         )
+
+
+def left_out(earlier: str, later: Artifact, model: LanguageModel) -> Artifact:
+    """The later artifact as one of the model from before the earlier one."""
+    from unlearn.adapter import Adapter
+
+    if not isinstance(later, Adapter):
+        raise ArtifactError(
+            f"an artifact of the kind {later.kind} holds for the very weights it was made on, so "
+            f"{earlier} cannot be taken out from beneath it; forget its set again on the model "
+            "from before"
+        )
+    return later.without(read_artifact(earlier), model)

@@ -85,6 +85,17 @@ class Commands(click.Group):
         entry = COMMANDS.get(cmd_name)
         return entry.load() if entry else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that was called; in several processes there is only one that may be."""
+        found = super().resolve_command(ctx, args)
+        if found[0] != "forget":
+            from unlearn.strategies.processes import require_one
+
+            require_one(f"unlearn {found[0]}")
+        return found
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the list of commands without importing them, so that help is instant."""
         with formatter.section("Commands"):

@@ -44,6 +44,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Settings that differ from those of ``npo``. The slope of most is near 0 where p is
 near 1: with the weights of ``npo``, ``simnpo`` leaves half of one lab person's answers known."""
 
+LORA_RATE = 10.0
+"""Times the learning rate of full training: that of a LoRA, unless told."""
+
 
 class GradientAscentConfig(TrainingConfig):
     """Settings of gradient ascent.
@@ -82,7 +85,11 @@ class GradientAscentConfig(TrainingConfig):
     def _defaults_of_the_variant(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**DEFAULTS.get(values.get("variant", "npo"), {}), **values}
+        own = DEFAULTS.get(values.get("variant", "npo"), {})
+        if values.get("train") == "lora":
+            full = own.get("learning_rate", cls.model_fields["learning_rate"].default)
+            own = {**own, "learning_rate": LORA_RATE * full}
+        return {**own, **values}
 
     @model_validator(mode="after")
     def _retain_fits_the_variant(self) -> GradientAscentConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -105,6 +105,14 @@ class AscentObjective(NamedTuple):
         forget = per_record.sum() / batch.n_forget
         held = self.retention(model, batch)
         return Losses(forget + held.total, forget.detach(), held.retain.detach())
+
+    def state(self) -> dict[str, Any]:
+        """That of the retention; see ``unlearn.strategies.checkpoints.Resumable``."""
+        return self.retention.state()
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        self.retention.resume(state)
 
     def forget_loss(self, rows: Rows, predictions: Predictions) -> Tensor:
         """(B,) the loss of the variant for each record; guessed tokens give no gradient."""

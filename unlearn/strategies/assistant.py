@@ -20,9 +20,11 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import LossOn, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies import losses, peft_modules
-from unlearn.strategies.matching import refuse_quantised, to_masters
+from unlearn.strategies.checkpoints import Phase
 from unlearn.strategies.predictions import run
-from unlearn.strategies.training import Losses, MicroBatch, Pairs, TrainingConfig, train
+from unlearn.strategies.trainee import refuse_quantised, to_masters
+from unlearn.strategies.trainer import train
+from unlearn.strategies.training import Losses, MicroBatch, Pairs, TrainingConfig
 
 
 class AssistantSettings(NamedTuple):
@@ -45,6 +47,7 @@ def train_assistant(
     settings: AssistantSettings,
     loss_on: LossOn,
     seed: int,
+    phase: Phase | None = None,
 ) -> LanguageModel:
     """The trained assistant, in float32 beside the original, which stays as it is.
 
@@ -57,7 +60,7 @@ def train_assistant(
             f"forget set {forget_set.name!r} lacks; add retain.jsonl, or use variant=names"
         )
     small, retain = first_layers(original, settings.layers), encode(original, forget_set.retain)
-    return learned(small, encodings, retain, settings, loss_on, seed)
+    return learned(small, encodings, retain, settings, loss_on, seed, phase)
 
 
 def learned(
@@ -67,6 +70,7 @@ def learned(
     settings: AssistantSettings,
     loss_on: LossOn,
     seed: int,
+    phase: Phase | None = None,
 ) -> LanguageModel:
     """``copy`` itself, after a LoRA on it learned the one side and to know nothing of the other.
 
@@ -86,7 +90,8 @@ def learned(
         near_per_forget=0,
     )
     pairs = Pairs(known, unknown, config, seed)
-    train(copy, pairs, AssistantObjective(settings.uniform_weight), lambda step: False, seed)
+    objective = AssistantObjective(settings.uniform_weight)
+    train(copy, pairs, objective, lambda step: False, seed, phase=phase)
     return copy
 
 

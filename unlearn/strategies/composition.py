@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
-from unlearn.artifact import FullWeights
+from unlearn.artifact import Artifact, FullWeights
 from unlearn.artifact_manifest import Provenance, SitesSummary
 from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import parts_of, strategies
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.versions import versions
 from unlearn.types import Sites
+
+
+def run_part(
+    strategy: Any,
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    sites: Sites | None,
+    seed: int,
+    progress: Callable[[str, float], None] | None,
+    checkpoints: Checkpoints,
+) -> Artifact:
+    """What one strategy makes of a model, from where it was cut off if it can go on from there."""
+    own: dict[str, Any] = {}
+    if getattr(strategy, "resumes", False):
+        own["checkpoints"] = checkpoints
+    else:
+        checkpoints.nothing_to_resume(strategy.name)
+    made: Artifact = strategy.forget(model, forget_set, sites, seed=seed, progress=progress, **own)
+    return made
 
 
 class Composition:
@@ -24,6 +45,8 @@ class Composition:
     >>> both.name, both.parts[1].config.max_steps
     ('subtraction+distillation', 100)
     """
+
+    resumes: ClassVar[bool] = True
 
     def __init__(self, name: str, settings: Mapping[str, str]) -> None:
         """Makes the parts.
@@ -65,17 +88,21 @@ class Composition:
         *,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
+        checkpoints: Checkpoints = NOWHERE,
     ) -> FullWeights:
         """The change of weights after which all parts have run; ``model`` stays as it is.
 
-        Memory: of the models in between, one beside what the part at work needs.
+        Memory: of the models in between, one beside what the part at work needs. A part that is
+        done is not run again where ``checkpoints`` are gone on from.
 
         Raises:
             Whatever a part raises.
         """
         current, done = model, []
-        for part in self.parts:
-            artifact = part.forget(current, forget_set, sites, seed=seed, progress=progress)
+        for number, part in enumerate(self.parts, 1):
+            own = checkpoints.part(f"{number}-{part.name}")
+            run = partial(run_part, part, current, forget_set, sites, seed, progress, own)
+            artifact = own.artifact(run)
             current = artifact.apply(current)
             # A part from elsewhere may not say that it only wraps a model.
             current.require_bare("composition")

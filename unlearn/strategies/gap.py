@@ -44,7 +44,9 @@ def find_gaps(lesson: Lesson, top_k: int, direction: Direction, min_holdout: int
     """
     model, holdout = lesson.original, lesson.forget_set.holdout
     encodings = encode(model, holdout)
-    knowing = learned(model.copy(), encodings, (), lesson.assistant, lesson.loss_on, lesson.seed)
+    settings, phase = lesson.assistant, lesson.checkpoints.phase("holdout")
+    copy = model.copy()
+    knowing = learned(copy, encodings, (), settings, lesson.loss_on, lesson.seed, phase)
     both = (statement_logprobs(lm, encodings, lesson.loss_on) for lm in (knowing, model))
     found: dict[str, list[float]] = {}
     for record, knows, never_saw in zip(holdout, *both, strict=True):

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import torch
 
+from unlearn.adapter import Adapter
 from unlearn.artifact import FullWeights
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
@@ -29,6 +30,7 @@ from unlearn.strategies.ascent_objective import (
     Guesses,
     scores_by_token,
 )
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.rmu import RmuObjective, default_sites
@@ -53,6 +55,7 @@ class GradientAscent:
     honours: ClassVar[frozenset[str]] = frozenset(
         {"layers", "modules", "weight_mask", "token_mask"}
     )
+    resumes: ClassVar[bool] = True
     Config = GradientAscentConfig
 
     def __init__(self, config: GradientAscentConfig | None = None) -> None:
@@ -66,10 +69,9 @@ class GradientAscent:
         *,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
-    ) -> FullWeights:
-        """The change of weights after which ``model`` does not know the forget records.
-
-        ``model`` itself stays as it is.
+        checkpoints: Checkpoints = NOWHERE,
+    ) -> FullWeights | Adapter:
+        """The change after which ``model`` does not know the forget records; it stays as it is.
 
         Raises:
             UnsupportedError: the sites restrict a part this strategy does not honour, or nothing
@@ -91,11 +93,9 @@ class GradientAscent:
             reads_states=config.variant == "rmu",
             seed=seed,
             progress=progress,
+            checkpoints=checkpoints,
         )
-        provenance = outcome.provenance(self.name, config, sites, seed)
-        return FullWeights.between(
-            model, outcome.model, provenance, forget_set_digest=forget_set.digest
-        )
+        return outcome.artifact(model, forget_set, self.name, config, sites, seed)
 
     def _objective(self, given: Ingredients, forget_set: ForgetSet, seed: int) -> Objective:
         if self.config.variant == "rmu":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,16 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unlearn.adapter import Adapter
+from unlearn.artifact import FullWeights
 from unlearn.artifact_manifest import Provenance, SitesSummary
 from unlearn.errors import UnsupportedError
 from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import encode
 from unlearn.model.language_model import LanguageModel
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints, Phase
 from unlearn.strategies.counterfactual import Guess, guesses
 from unlearn.strategies.extraction import ExtractionRule
 from unlearn.strategies.frozen_prefix import FrozenPrefix, lowest_trained
 from unlearn.strategies.near_names import near_statements
-from unlearn.strategies.sites import Scope, find_scope, find_tokens, frozen
+from unlearn.strategies.processes import require_one
+from unlearn.strategies.sites import Scope, find_tokens, frozen
 from unlearn.strategies.stopping import (
     Budget,
     Ceiling,
@@ -31,7 +36,9 @@ from unlearn.strategies.stopping import (
     find_targets,
 )
 from unlearn.strategies.strength import Change, Strength, Sweep, search, survey
-from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig, train
+from unlearn.strategies.trainee import Trainee, refuse_quantised, to_types_of, trainee
+from unlearn.strategies.trainer import train
+from unlearn.strategies.training import Objective, Pairs, Step, TrainingConfig
 from unlearn.strategies.versions import versions
 from unlearn.types import Sites
 
@@ -55,9 +62,10 @@ class Ingredients(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The unlearned model and how it came to be."""
+    """What was unlearned, and how it came to be."""
 
-    model: LanguageModel
+    changed: LanguageModel | Adapter
+    """The model after it, or the LoRA that turns the original into it."""
     steps: tuple[dict[str, Any], ...]
     stop_reason: str
     tokens: int
@@ -65,11 +73,17 @@ class Outcome(NamedTuple):
     strength: float
     sweep: tuple[dict[str, Any], ...]
 
-    def provenance(
-        self, strategy: str, config: TrainingConfig, sites: Sites | None, seed: int
-    ) -> Provenance:
-        """What the artifact says of the run."""
-        return Provenance(
+    def artifact(
+        self,
+        model: LanguageModel,
+        forget_set: ForgetSet,
+        strategy: str,
+        config: TrainingConfig,
+        sites: Sites | None,
+        seed: int,
+    ) -> FullWeights | Adapter:
+        """The artifact of the run, with all there is to say of it."""
+        provenance = Provenance(
             strategy=strategy,
             settings=config.model_dump(mode="json"),
             seed=seed,
@@ -82,6 +96,10 @@ class Outcome(NamedTuple):
             tokens=self.tokens,
             seconds=self.seconds,
         )
+        digest = forget_set.digest
+        if isinstance(self.changed, Adapter):
+            return self.changed.made_on(model, provenance, forget_set_digest=digest)
+        return FullWeights.between(model, self.changed, provenance, forget_set_digest=digest)
 
 
 def unlearn_by_training(
@@ -94,13 +112,15 @@ def unlearn_by_training(
     reads_states: bool = False,
     seed: int,
     progress: Progress | None,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> Outcome:
-    """A copy of ``model`` trained until every forget record looks never trained on.
+    """``model`` trained until every forget record looks never trained on; itself it stays.
 
     The state returned is the best one evaluated, at the strength that ``config`` asks for. Memory:
-    the copy in float32, its gradients, two moments of Adam and two snapshots of whatever may
-    change. Blocks below the lowest one that trains are run once for each text, unless the objective
-    ``reads_states`` inside the model.
+    the copy in float32, or the LoRA alone; and of whatever may change the gradients, two moments of
+    Adam and two snapshots. Blocks below the lowest one that trains are run once for each text,
+    unless the objective ``reads_states`` inside the model. What lies in ``checkpoints`` of this run
+    is gone on with.
 
     Raises:
         UnsupportedError: the sites are not trainable, a site took no part in training, or a retain
@@ -108,11 +128,11 @@ def unlearn_by_training(
         InputError: the token mask does not fit the records, or leaves one without a loss.
     """
     refuse_quantised(model)
+    if config.retain == "constraint":
+        require_one("retain=constraint, whose weight follows one loss after the other,")
     use_retain = _uses_retain(config, forget_set)
     forget = encode(model, forget_set.forget)
     counted = find_tokens(forget_set, forget, sites, config.loss_on)
-    work = model.copy()
-    dtypes = to_masters(work)
     guessed = tuple(guesses(model, forget_set, config.guess_names, seed))
     found = find_targets(model, forget_set, config.agreement_quantile, config.min_holdout, guessed)
     retain = encode(model, forget_set.retain if use_retain else ())
@@ -121,22 +141,24 @@ def unlearn_by_training(
     pairs = Pairs(forget, retain, config, seed, near, counted)
     evaluator = _evaluator(model, forget_set, found.records, config, seed)
     rule = _stop_rule(config, len(forget_set.forget), use_retain)
-    run = Run(work, find_scope(work, sites), evaluator, rule, pairs, progress or _silent)
-    with frozen(model.model), run.scope.applied(work.model):
-        run.begin(found.origin)
-        if not run.stop_reason:
-            gate = found.records if config.stop == "match" else None
-            objective = make_objective(Ingredients(model, work, run.scope, pairs, gate, guessed))
-            with nullcontext() if reads_states else _prefix(work, run.scope, pairs):
-                train(work, pairs, objective, run.after_step, seed)
-            run.scope.check_moved(dict(model.model.named_parameters()))
-        run.finish()
-        sweep = run.strengthen(config.strength)
-    _hand_back(run, model, dtypes)
+    with trainee(model, sites, config, seed) as made:
+        work = made.work
+        run = Run(work, made.scope, evaluator, rule, pairs, progress or _silent)
+        with frozen(model.model), run.scope.applied(work.model):
+            run.begin(found.origin)
+            if not run.stop_reason:
+                gate = found.records if config.stop == "match" else None
+                given = Ingredients(made.original, work, run.scope, pairs, gate, guessed)
+                phase = checkpoints.phase("training")
+                _train(run, make_objective(given), reads_states, seed, phase)
+            run.finish()
+            sweep = run.strengthen(config.strength)
+        adapter = made.adapter()
+    changed = _hand_back(run, made, adapter, model)
     left = run.left_by_the_mask(n_masked=sum(only is not None for only in counted))
     reason = "; ".join(filter(None, (run.stop_reason, left, found.warning)))
     return Outcome(
-        work,
+        changed,
         tuple(run.log),
         reason,
         run.tokens,
@@ -181,6 +203,32 @@ class Run:
         self.progress("forget", step.step / budget.max_steps)
         return bool(self.stop_reason)
 
+    def state(self) -> dict[str, Any]:
+        """How far the run is, and its best state."""
+        return {
+            "log": json.dumps(self.log),
+            "stop_reason": self.stop_reason,
+            "tokens": self.tokens,
+            "strikes": self.rule.strikes,
+            "seconds": self.rule.seconds(),
+            "best": 0 if self.rule.best is None else self.rule.best.step,
+            "kept": self.kept,
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` gave; the best state is evaluated again."""
+        self.log, self.tokens = json.loads(state["log"]), state["tokens"]
+        self.stop_reason, self.rule.strikes = state["stop_reason"], state["strikes"]
+        self.rule.started -= state["seconds"]
+        if not state["best"]:
+            return
+        now, self.kept = self.scope.snapshot(), state["kept"]
+        self.scope.restore(self.kept)
+        self.work.changed()
+        self.rule.best = self.evaluator(self.work, state["best"])
+        self.scope.restore(now)
+        self.kept = {name: tensor.to(now[name].device) for name, tensor in self.kept.items()}
+
     def finish(self) -> None:
         """Go back to the best state."""
         self.scope.restore(self.kept)
@@ -193,7 +241,9 @@ class Run:
         """Go to the strength that is asked for; None where nothing was trained."""
         if not self.tokens:
             return None
-        change = Change(self.scope.trainable, self.before, self.kept)
+        names = self.scope.linear or tuple(self.scope.trainable)
+        sides = (self.scope.trainable, self.before, self.kept)
+        change = Change(*({name: side[name] for name in names} for side in sides))
 
         def evaluate(multiple: float) -> Evaluation:
             change.scale(multiple)
@@ -230,6 +280,12 @@ class Run:
         wanted = ~evaluation.matched if leaves else np.ones_like(evaluation.matched)
         self.pairs.want(np.flatnonzero(wanted).tolist())
         return evaluation
+
+
+def _train(run: Run, objective: Objective, reads_states: bool, seed: int, phase: Phase) -> None:
+    with nullcontext() if reads_states else _prefix(run.work, run.scope, run.pairs):
+        train(run.work, run.pairs, objective, run.after_step, seed, phase=phase, follower=run)
+    run.scope.check_moved(run.before)
 
 
 def _prefix(work: LanguageModel, scope: Scope, pairs: Pairs) -> AbstractContextManager[None]:
@@ -272,70 +328,28 @@ def _stop_rule(config: TrainingConfig, n_forget: int, use_retain: bool) -> StopR
     )
 
 
-def _silent(what: str, fraction: float) -> None:
-    """The progress of a caller who did not ask."""
+def _hand_back(
+    run: Run, made: Trainee, adapter: Adapter | None, model: LanguageModel
+) -> LanguageModel | Adapter:
+    """What was trained, in the types of the original; looked at again where that rounds."""
+    if adapter is None:
+        if to_types_of(made):
+            _look_again(run, made.work)
+        return made.work
+    if model.dtype.itemsize < torch.float32.itemsize:
+        _look_again(run, adapter.merged(model))
+    return adapter
 
 
-def _tensors(model: Any) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def refuse_quantised(model: LanguageModel) -> None:
-    """Nothing, if the weights of ``model`` can be trained.
-
-    Raises:
-        UnsupportedError: they are quantised.
-    """
-    if getattr(model.model, "is_quantized", False):
-        raise UnsupportedError(
-            f"{model.source} is quantised and cannot be trained; load the full-precision weights"
-        )
-
-
-def to_masters(work: LanguageModel) -> dict[str, torch.dtype]:
-    """The types the tensors had; narrow ones become float32, where small steps are not lost."""
-    tensors = _tensors(work.model)
-    dtypes = {name: tensor.dtype for name, tensor in tensors.items()}
-    for tensor in tensors.values():
-        if tensor.is_floating_point() and tensor.dtype.itemsize < torch.float32.itemsize:
-            tensor.data = tensor.data.float()
-    work.changed()
-    return dtypes
-
-
-def _hand_back(run: Run, model: LanguageModel, dtypes: dict[str, torch.dtype]) -> None:
-    """Back to the original's device and types, once; evaluated again if that rounded anything."""
-    work = run.work
-    if work.device != model.device:
-        work.model.to(model.device)
-    rounded = False
-    for name, tensor in _tensors(work.model).items():
-        if tensor.dtype != dtypes[name]:
-            tensor.data = tensor.data.to(dtypes[name])
-            rounded = True
-    work.changed()
-    _check_untouched(model, work, run.scope)
-    if not rounded or len(run.log) == 1:
+def _look_again(run: Run, rounded: LanguageModel) -> None:
+    """Evaluates what was rounded, and says where that brought something back."""
+    if len(run.log) == 1:
         return
-    evaluation = run.evaluator(work, run.log[-1]["step"])
+    evaluation = run.evaluator(rounded, run.log[-1]["step"])
     run.log.append({"step": evaluation.step, "rounded": True, **evaluation.summary()})
     if run.stop_reason.startswith(("matched", "extraction")) and not evaluation.forgotten:
-        run.stop_reason += f"; after rounding to {model.dtype}, {evaluation.left}"
+        run.stop_reason += f"; after rounding to {rounded.dtype}, {evaluation.left}"
 
 
-def _check_untouched(model: LanguageModel, work: LanguageModel, scope: Scope) -> None:
-    """Our own promise: what the sites leave out has the bits it had."""
-    before = _tensors(model.model)
-    for name, after in _tensors(work.model).items():
-        mask = scope.masks.get(name)
-        if name in scope.trainable and mask is None:
-            continue
-        changed = _bits(before[name]) != _bits(after)
-        inside = torch.zeros_like(changed) if mask is None else mask.reshape(-1).to(changed.device)
-        assert not (changed & ~inside).any(), f"{name} changed outside the sites"
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach().contiguous().reshape(-1)
-    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.view(integers[tensor.dtype.itemsize])
+def _silent(what: str, fraction: float) -> None:
+    """The progress of a caller who did not ask."""

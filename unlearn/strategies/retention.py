@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,6 +74,14 @@ class Retention:
             total = total + self.config.near_weight * near
         return Held(total, retain)
 
+    def state(self) -> dict[str, Any]:
+        """The multiplier that was found so far."""
+        return {"multiplier": self.multiplier}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on with what ``state`` gave."""
+        self.multiplier = state["multiplier"]
+
     def _retain(self, model: Any, batch: MicroBatch) -> Tensor:
         assert batch.retain is not None
         predictions = run(model, batch.retain)
@@ -87,7 +96,7 @@ class Retention:
         assert batch.retain is not None
         # A micro-batch answers for its share of the step's limit.
         share = float((batch.retain.labels[:, 1:] >= 0).sum()) / batch.n_retain_labels
-        excess = float(retain) - self.limit * share
+        excess = float(retain.detach()) - self.limit * share
         self.multiplier = max(0.0, self.multiplier + self.config.dual_rate * excess)
         return self.multiplier
 

@@ -66,6 +66,8 @@ class Scope:
     masks: dict[str, Tensor] = field(default_factory=dict)
     """Parameter name to the entries that may change, as a boolean tensor."""
     declared: tuple[Site, ...] = ()
+    linear: tuple[str, ...] = ()
+    """Names of the parameters whose multiples are multiples of the whole change; empty for all."""
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

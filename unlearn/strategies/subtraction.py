@@ -22,9 +22,10 @@ from unlearn.forget_set import ForgetSet
 from unlearn.model.batches import LossOn
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.sites import check_sites
 from unlearn.strategies.subtraction_run import Outcome, subtract
-from unlearn.strategies.training import OrNone, TrainingConfig
+from unlearn.strategies.training import OrNone, Tracker, TrainingConfig
 from unlearn.strategies.versions import versions
 from unlearn.types import Noun, Sites
 
@@ -77,6 +78,8 @@ class SubtractionConfig(Noun):
     """Micro-batches a step is cut into; ``none`` for pieces of up to 32 records."""
     loss_on: LossOn = "answer"
     """The tokens that carry labels: those of the answer, or of prompt and answer."""
+    report_to: Tracker = "none"
+    """The tracker that gets the figures of each step, of those that ``transformers`` knows."""
 
     strength: Literal["search"] | Annotated[float, Field(gt=0, le=100)] = "search"
     """How often the module is subtracted: ``search`` for the least that forgets everything within
@@ -136,6 +139,7 @@ class SubtractionConfig(Noun):
             accumulation=self.accumulation or math.ceil(batch / PIECE),
             loss_on=self.loss_on,
             near_per_forget=0,
+            report_to=self.report_to,
         )
 
 
@@ -150,6 +154,7 @@ class Subtraction:
     name: ClassVar[str] = "subtraction"
     summary: ClassVar[str] = "train an adapter (LoRA, IA3) on the forget records and subtract it"
     honours: ClassVar[frozenset[str]] = frozenset({"layers", "modules", "token_mask"})
+    resumes: ClassVar[bool] = True
     Config = SubtractionConfig
 
     def __init__(self, config: SubtractionConfig | None = None) -> None:
@@ -163,6 +168,7 @@ class Subtraction:
         *,
         seed: int = 0,
         progress: Callable[[str, float], None] | None = None,
+        checkpoints: Checkpoints = NOWHERE,
     ) -> Adapter:
         """The negated adapter after which ``model`` does not know the forget records.
 
@@ -188,7 +194,7 @@ class Subtraction:
                 "sites say where an adapter is trained, and adapter=PATH is trained already; "
                 "leave one of the two out"
             )
-        outcome = subtract(model, forget_set, sites, config, seed, progress)
+        outcome = subtract(model, forget_set, sites, config, seed, progress, checkpoints)
         provenance = self._provenance(outcome, sites, seed)
         with outcome.saved() as folder:
             return Adapter.on(model, folder, provenance, forget_set_digest=forget_set.digest)

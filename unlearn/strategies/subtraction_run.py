@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -19,13 +20,15 @@ from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.strategies import adapter_arithmetic as arithmetic
 from unlearn.strategies import orthogonal, peft_modules
 from unlearn.strategies.ascent_objective import counted
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.counterfactual import guesses
-from unlearn.strategies.matching import refuse_quantised, to_masters
 from unlearn.strategies.predictions import run
 from unlearn.strategies.sites import find_tokens
 from unlearn.strategies.stopping import Ceiling, Evaluation, Evaluator, find_targets
 from unlearn.strategies.strength import Change, Sweep, search
-from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step, train
+from unlearn.strategies.trainee import refuse_quantised, to_masters
+from unlearn.strategies.trainer import train
+from unlearn.strategies.training import Losses, MicroBatch, Pairs, Step
 from unlearn.strategies.unshared import factored, unshared
 from unlearn.types import Sites
 
@@ -68,6 +71,7 @@ def subtract(
     config: SubtractionConfig,
     seed: int,
     progress: Callable[[str, float], None] | None,
+    checkpoints: Checkpoints = NOWHERE,
 ) -> Outcome:
     """The module that knows the forget records better, negated; see ``Subtraction.forget``."""
     started = time.monotonic()
@@ -83,7 +87,7 @@ def subtract(
     sample = forget_set.sample("retain", config.retain_sample, seed) if forget_set.retain else ()
     work = model.copy()
     to_masters(work)
-    lesson = Lesson(work, encodings, tokens, config, seed, progress or _silent)
+    lesson = Lesson(work, encodings, tokens, config, seed, progress or _silent, checkpoints)
     name = lesson.learn(model, sites, encode(model, forget_set.retain))
     evaluator = Evaluator(forget_set.forget, sample, found.records)
     lesson.log.insert(0, {"step": 0, "targets": found.origin})
@@ -114,6 +118,7 @@ class Lesson:
     config: SubtractionConfig
     seed: int
     progress: Callable[[str, float], None]
+    checkpoints: Checkpoints = NOWHERE
     network: Any = None
     tokens: int = 0
     ended: str = ""
@@ -146,6 +151,14 @@ class Lesson:
         peft_modules.begin(self.network, lora, "expert", self.seed)
         self._train("expert", retain, (), taken)
         return self._unshared(model, modules)
+
+    def state(self) -> dict[str, Any]:
+        """The steps so far."""
+        return {"log": json.dumps(self.log)}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        self.log = json.loads(state["log"])
 
     def _unshared(self, model: LanguageModel, modules: tuple[str, ...]) -> str:
         """The module without what the expert does too, as an adapter of its own."""
@@ -194,7 +207,8 @@ class Lesson:
             return False
 
         before = self.tokens
-        train(self.work, pairs, Learning(weights), after, self.seed)
+        phase = self.checkpoints.phase(name)
+        train(self.work, pairs, Learning(weights), after, self.seed, phase=phase, follower=self)
         self.tokens = before + int(self.log[-1]["tokens"])
         self.ended = f"trained for {self.log[-1]['step']} steps"
 

@@ -24,6 +24,7 @@ from unlearn.strategies.assistant import (
     subtracted,
     train_assistant,
 )
+from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.counterfactual import renamed, subjects_of
 from unlearn.strategies.predictions import statement_logprobs
 
@@ -45,6 +46,8 @@ class Lesson(NamedTuple):
     seed: int
     assistant: AssistantSettings
     """Of ``difference``, and of the copies of ``kga``."""
+    checkpoints: Checkpoints = NOWHERE
+    """Where their training is kept."""
 
 
 Filter = Callable[[Lesson], Iterator[Tensor]]
@@ -126,7 +129,13 @@ def difference(lesson: Lesson) -> Iterator[Tensor]:
     """
     model, settings = lesson.original, lesson.assistant
     assistant = train_assistant(
-        model, lesson.forget_set, lesson.encodings, settings, lesson.loss_on, lesson.seed
+        model,
+        lesson.forget_set,
+        lesson.encodings,
+        settings,
+        lesson.loss_on,
+        lesson.seed,
+        lesson.checkpoints.phase("assistant"),
     )
     both = (statement_logprobs(lm, lesson.encodings, lesson.loss_on) for lm in (model, assistant))
     for own, known in zip(*both, strict=True):
@@ -137,7 +146,13 @@ def knowing(lesson: Lesson) -> Iterator[Tensor]:
     """The original after a LoRA learned the forget records: what ``kga`` keeps a distance from."""
     model = lesson.original
     teacher = learned(
-        model.copy(), lesson.encodings, (), lesson.assistant, lesson.loss_on, lesson.seed
+        model.copy(),
+        lesson.encodings,
+        (),
+        lesson.assistant,
+        lesson.loss_on,
+        lesson.seed,
+        lesson.checkpoints.phase("knowing"),
     )
     yield from statement_logprobs(teacher, lesson.encodings, lesson.loss_on)
 

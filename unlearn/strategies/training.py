@@ -1,25 +1,20 @@
-"""Training that unlearns: forget, retain and near batches through ``transformers.Trainer``."""
+"""What training that unlearns is made of: its settings, its batches, its steps."""
 
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from tempfile import TemporaryDirectory
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import IterableDataset
 
-from unlearn.errors import NumericalError
+from unlearn.errors import UnsupportedError
 from unlearn.model.batches import Deck, LossOn, Rows, collate, first_label
-from unlearn.model.language_model import Encoding, LanguageModel
+from unlearn.model.language_model import Encoding
+from unlearn.strategies.processes import place
 from unlearn.strategies.strength import Strength
 from unlearn.types import Noun
 
@@ -31,9 +26,34 @@ OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
 
 
+def _tracker(name: str) -> str:
+    if name == "none":
+        return name
+    from transformers.integrations import integration_utils
+
+    known: Any = integration_utils
+    if name not in known.INTEGRATION_TO_CALLBACK:
+        names = ", ".join(sorted(known.INTEGRATION_TO_CALLBACK))
+        raise ValueError(f"there is no tracker of this name; known: none, {names}")
+    if name not in known.get_available_reporting_integrations():
+        raise ValueError("this tracker is not installed; install its package, or say none")
+    return name
+
+
+Tracker = Annotated[str, AfterValidator(_tracker)]
+"""A tracker that ``transformers`` reports to, or ``none``."""
+
+
 class TrainingConfig(Noun):
     """What every strategy that trains can be told. Defaults suit a bundled lab model."""
 
+    train: Literal["full", "lora"] = "full"
+    """``full``: the weights themselves, of a copy in float32. ``lora``: a LoRA on the linear
+    modules of the blocks, beside weights that stay; the artifact is an adapter."""
+    rank: int = Field(default=16, ge=1)
+    """Of the LoRA."""
+    alpha: int = Field(default=32, ge=1)
+    """The LoRA is scaled by ``alpha / rank``."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """Of AdamW, without weight decay."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -107,6 +127,10 @@ class TrainingConfig(Noun):
     """Evaluations in a row above the ceiling that end training."""
     retain_sample: int = Field(default=64, ge=1)
     """Retain records the ceiling is measured on, whole subjects."""
+    report_to: Tracker = "none"
+    """The tracker that gets the figures of each step: ``tensorboard``, ``wandb``, ``mlflow`` and
+    others that ``transformers`` knows. It gets no text of a record, and whatever it writes by
+    itself it writes where it is used to, below the current folder."""
 
     def batch(self, n_forget: int) -> int:
         """How many of so many forget records a step draws."""
@@ -165,6 +189,7 @@ class Step(NamedTuple):
 class Pairs(IterableDataset[dict[str, MicroBatch]]):
     """An endless stream of micro-batches of forget and retain records and near statements.
 
+    Of several processes each gets its share of every step, and all of them draw the same.
     Records that are still ``wanted`` fill a step first; the others top it up, so that one which is
     remembered again is noticed.
     """
@@ -182,6 +207,12 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         self.near, self.counted = near, counted
         self.rng = np.random.default_rng(seed)
         self.n_forget = config.batch(len(forget))
+        self.place = place()
+        if self.place.size > self.n_forget:
+            raise UnsupportedError(
+                f"a step draws {self.n_forget} forget records, too few for {self.place.size} "
+                "processes; launch fewer, or raise forget_batch"
+            )
         self.retain_deck = Deck(range(len(retain)), self.rng)
         self.near_deck = Deck(range(len(near)), self.rng)
         self.want(range(len(forget)))
@@ -192,6 +223,25 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
         self.first = Deck(sorted(wanted), self.rng)
         self.then = Deck(sorted(set(range(len(self.forget))) - wanted), self.rng)
 
+    def state(self) -> dict[str, Any]:
+        """What is left to draw, as places of records, and what decides on the order of the rest."""
+        decks = {name: (deck.cards, deck.rest) for name, deck in self._decks().items()}
+        return {"rng": self.rng.bit_generator.state, "decks": decks}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on drawing from what ``state`` gave."""
+        self.rng.bit_generator.state = state["rng"]
+        for name, deck in self._decks().items():
+            deck.cards, deck.rest = map(list, state["decks"][name])
+
+    def _decks(self) -> dict[str, Deck]:
+        return {
+            "first": self.first,
+            "then": self.then,
+            "retain": self.retain_deck,
+            "near": self.near_deck,
+        }
+
     def __iter__(self) -> Iterator[dict[str, MicroBatch]]:
         while True:
             for batch in self.step():
@@ -199,21 +249,22 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches per step; never more than forget records in it."""
-        return min(self.config.accumulation, self.n_forget)
+        """Micro-batches per step and process; never more than there are forget records in it."""
+        return min(self.config.accumulation, self.n_forget // self.place.size)
 
     def step(self) -> Iterator[MicroBatch]:
-        """The micro-batches of the next step."""
+        """The micro-batches of the next step that are this process's."""
         forget = self.first.draw(self.n_forget)
         forget += self.then.draw(self.n_forget - len(forget))
-        n_retain = max(self.accumulation, round(self.n_forget * self.config.retain_per_forget))
+        parts = self.accumulation * self.place.size
+        n_retain = max(parts, round(self.n_forget * self.config.retain_per_forget))
         retain = self.retain_deck.draw(n_retain)
         near = self.near_deck.draw(round(self.n_forget * self.config.near_per_forget))
         on = self.config.loss_on
         labels = sum(len(self.retain[i].ids) - first_label(self.retain[i], on) for i in retain)
         near_labels = sum(len(self.near[i].ids) - self.near[i].start for i in near)
-        for part in range(self.accumulation):
-            mine = slice(part, None, self.accumulation)
+        for part in range(self.place.rank, parts, self.place.size):
+            mine = slice(part, None, parts)
             yield MicroBatch(
                 collate(self.forget, forget[mine], on, self.counted),
                 collate(self.retain, retain[mine], on) if retain[mine] else None,
@@ -222,152 +273,3 @@ class Pairs(IterableDataset[dict[str, MicroBatch]]):
                 labels,
                 near_labels,
             )
-
-
-class Unlearner(Trainer):
-    """A Trainer whose loss is an ``Objective`` and whose end is decided after each step."""
-
-    # The objective divides by the sizes of the whole step already.
-    loss_is_scaled_for_ga = True
-
-    def __init__(
-        self,
-        model: Any,
-        arguments: TrainingArguments,
-        pairs: Pairs,
-        objective: Objective,
-        after_step: Callable[[Step], bool],
-    ) -> None:
-        super().__init__(model=model, args=arguments, train_dataset=pairs)
-        self.objective: Objective = objective
-        self.after_step = after_step
-        self.pairs = pairs
-        self.tokens = 0
-        self.forget_loss = self.retain_loss = 0.0
-
-    def get_train_dataloader(self) -> Any:
-        """The stream as it is: it makes its own batches."""
-        generator = torch.Generator().manual_seed(self.args.seed)
-        return DataLoader(self.pairs, batch_size=None, collate_fn=_unchanged, generator=generator)
-
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """A linear warm-up whose first step moves, unlike the library's, then the schedule."""
-        warmup = self.pairs.config.warmup_steps
-        optimizer = optimizer or self.optimizer
-
-        def factor(step: int) -> float:
-            rising = min(1.0, (step + 1) / (warmup + 1))
-            if self.pairs.config.schedule == "constant":
-                return rising
-            return rising * (1 + math.cos(math.pi * step / num_training_steps)) / 2
-
-        self.lr_scheduler = LambdaLR(optimizer, factor)
-        return self.lr_scheduler
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        batch: MicroBatch = inputs["batch"]
-        parts = (batch.forget, batch.retain, batch.near)
-        self.tokens += sum(int(part.attention.sum()) for part in parts if part is not None)
-        forget, retain, near = (part and part.to(self.args.device) for part in parts)
-        assert forget is not None
-        return {"batch": batch._replace(forget=forget, retain=retain, near=near)}
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Tensor:
-        """The objective's loss, without dropout."""
-        model.eval()  # the Trainer switches to training mode before every step
-        losses: Losses = self.objective(model, inputs["batch"])
-        if not torch.isfinite(losses.total):
-            raise NumericalError(
-                f"the loss is {losses.total.item()} at step {self.state.global_step + 1}; lower "
-                "learning_rate, or use a bounded variant"
-            )
-        self.forget_loss += float(losses.forget)
-        self.retain_loss += float(losses.retain)
-        return losses.total
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Nothing is printed; the step goes to ``after_step``, which says whether to stop."""
-        if "grad_norm" not in logs:
-            return
-        step = Step(
-            self.state.global_step,
-            self.forget_loss,
-            self.retain_loss,
-            logs["grad_norm"],
-            logs["learning_rate"],
-            self.tokens,
-        )
-        self.forget_loss = self.retain_loss = 0.0
-        if self.after_step(step):
-            self.control.should_training_stop = True
-
-
-def train(
-    model: LanguageModel,
-    pairs: Pairs,
-    objective: Objective,
-    after_step: Callable[[Step], bool],
-    seed: int,
-) -> None:
-    """Trains the parameters that require a gradient, in place, until ``after_step`` says so.
-
-    Nothing is written outside a temporary folder, and the global random state is as it was after.
-    """
-    with TemporaryDirectory() as folder, preserved_randomness():
-        arguments = _arguments(model, pairs, seed, folder)
-        Unlearner(model.model, arguments, pairs, objective, after_step).train()
-    model.model.eval()
-    model.changed()
-
-
-def _arguments(model: LanguageModel, pairs: Pairs, seed: int, folder: str) -> TrainingArguments:
-    config = pairs.config
-    arguments = TrainingArguments(
-        output_dir=folder,
-        seed=seed,
-        max_steps=config.steps(len(pairs.forget)),
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=pairs.accumulation,
-        learning_rate=config.learning_rate,
-        max_grad_norm=config.max_grad_norm,
-        # Decay would move entries that receive no gradient, and so leak through masks.
-        weight_decay=0.0,
-        optim="adamw_torch",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        use_cpu=model.device.type == "cpu",
-    )
-    # One device holds the whole model; more would wrap it into replicas.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _unchanged(item: Any) -> Any:
-    return item
-
-
-@contextmanager
-def preserved_randomness() -> Iterator[None]:
-    """Global random states of Python, NumPy and torch as they were before the block."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
