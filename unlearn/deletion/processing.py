@@ -22,7 +22,7 @@ from unlearn.deletion.workflow import process as forget_and_judge
 from unlearn.errors import InputError, UnlearnError
 from unlearn.merged import write_merged
 from unlearn.registry import DEFAULT_LOCATOR
-from unlearn.report import report
+from unlearn.report import report, sign_audit
 from unlearn.report.model_card import model_card
 from unlearn.types import AuditResult, Noun, Verdict
 from unlearn.verdicts.case import worst
@@ -250,14 +250,20 @@ class Processing:
                 write_merged(artifact, self.model, folder, card)
 
     def _conclude(self, request: str, kept: _Try) -> Processed:
-        result = kept.results[request]
+        result, evidence = kept.results[request], self._evidence(request, f"attempt-{kept.number}")
+        weights = kept.verdict is not Verdict.FAIL and not kept.served_only
+        # A policy's folder is not signed: the keys in it may be kept elsewhere, or destroyed.
+        statement = sign_evidence(
+            self.store, evidence, result, self.job.output if weights else None
+        )
         details: dict[str, Detail] = {
             "base": self.model.digest,
             "attempt": kept.number,
             "strategy": kept.attempt.strategy,
             "seed": self.job.run.seed,
             "verdict": str(result.verdict),
-            "audit": sha256_of(self._evidence(request, f"attempt-{kept.number}") / "audit.json"),
+            "audit": sha256_of(evidence / "audit.json"),
+            "statement": statement,
         }
         verdict = {"verdict": str(result.verdict)}
         if kept.verdict is Verdict.FAIL:
@@ -307,6 +313,15 @@ def write_evidence(target: Path, result: AuditResult) -> str:
     return sha256_of(target / "audit.json")
 
 
+def sign_evidence(
+    store: Store, folder: Path, result: AuditResult, model_dir: Path | None = None
+) -> str:
+    """Signs an audit with the store's key, and has its reports say so; the statement's digest."""
+    written = sign_audit(folder, store.signing_key, model_dir)
+    report(result, folder, ("html", "md"))
+    return sha256_of(written)
+
+
 def recheck(
     store: Store, model: LanguageModel, run: Run, *, by: str, besides: Sequence[str]
 ) -> dict[str, AuditResult]:
@@ -323,11 +338,12 @@ def recheck(
             continue
         result = look_at(model, store.forget_set(request.id), replace(run, request=request.id))
         name = f"recheck-{model.digest[:12]}"
-        digest = write_evidence(store.evidence(request.id) / name, result)
+        evidence = store.evidence(request.id) / name
         details: dict[str, Detail] = {
             "model": model.digest,
             "verdict": str(result.verdict),
-            "audit": digest,
+            "audit": write_evidence(evidence, result),
+            "statement": sign_evidence(store, evidence, result),
         }
         with store.change() as change:
             change.record(request.id, "rechecked", by=by, details=details)

@@ -33,7 +33,10 @@ from unlearn.signing import public_path, read_private_key, read_public_key, writ
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
 
     from unlearn.forget_set import ForgetSet
 
@@ -85,6 +88,11 @@ class Store:
     def public_key(self) -> Ed25519PublicKey:
         """What the ledger's head is signed by."""
         return read_public_key(public_path(self.folder / "keys" / "ledger.pem"))
+
+    @property
+    def signing_key(self) -> Ed25519PrivateKey:
+        """What ledger and evidence are signed with."""
+        return read_private_key(self.folder / "keys" / "ledger.pem")
 
     def evidence(self, request: str) -> Path:
         """Where the evidence of a request is."""
