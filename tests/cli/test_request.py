@@ -265,3 +265,24 @@ def test_a_model_that_answers_one_request_has_a_card_that_names_nobody(
     card = (out / "README.md").read_text("utf-8")
     assert "## Unlearning audit" in card
     assert request not in card and "Quill" not in card
+
+
+def test_the_evidence_is_signed_with_the_stores_key_and_the_ledger_names_the_statement(
+    call: Callable[..., dict], processed: tuple[str, Path], run: Run, office: Path
+) -> None:
+    from hashlib import sha256
+
+    request, out = processed
+    (signed,) = (office / "evidence" / request).glob("*/statement.dsse.json")
+    named = [entry["details"].get("statement") for entry in call("show", request)["history"]]
+    assert sha256(signed.read_bytes()).hexdigest() in named
+    check = ("report", "verify", signed.parent, "--key", office / "keys" / "ledger.pem.pub")
+    merged = (out / "unlearn.json").is_file()
+    found = run(*check, *(("--model", out) if merged else ()))
+    assert found.exit_code == 0, found.stdout
+    assert "This audit is signed" in (signed.parent / "audit.html").read_text("utf-8")
+    call("notify", request)
+    call("close", request)
+    assert run(*check).exit_code == 0
+    (signed.parent / "audit.json").write_text("{}")
+    assert run(*check).exit_code == 1

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from unlearn.artifact_manifest import sha256_of
 from unlearn.atomic_folder import appearing_at
 from unlearn.report import READERS, report, sign_audit
+from unlearn.report.signature import STATEMENT
 from unlearn.types import AuditResult
 
 AUDIT = "audit.json"
@@ -32,8 +33,8 @@ def write_signed(
     key: Ed25519PrivateKey,
     *,
     request: str,
-    model_dir: Path | None,
-) -> str:
+    model_dir: Path | None = None,
+) -> dict[str, str]:
     """The same with a signed statement, and a report for each reader that tells of it.
 
     Args:
@@ -41,14 +42,15 @@ def write_signed(
         result: the audit that a request is answered with.
         key: the store's.
         request: its id.
-        model_dir: the model's files, which the statement names by their digests.
+        model_dir: the model's files, which the statement names by their digests. A policy's are
+            not: the keys among them may be kept elsewhere, or destroyed.
 
     Returns:
-        SHA-256 of ``audit.json``.
+        SHA-256 of the ``audit`` and of the ``statement``.
     """
     with appearing_at(target) as folder:
         report(result, folder)
         sign_audit(folder, key, model_dir, request)
         for reader in READERS:
             report(result, folder, DRAWN, reader)
-    return sha256_of(target / AUDIT)
+    return {"audit": sha256_of(target / AUDIT), "statement": sha256_of(target / STATEMENT)}

@@ -256,7 +256,7 @@ class Processing:
             "strategy": kept.attempt.strategy,
             "seed": self.job.run.seed,
             "verdict": str(result.verdict),
-            "audit": self._write_signed(request, kept),
+            **self._write_signed(request, kept),
         }
         verdict = {"verdict": str(result.verdict)}
         if kept.verdict is Verdict.FAIL:
@@ -271,8 +271,8 @@ class Processing:
             found = self._step(request, step, "", details, model_out=output, **verdict)
         return Processed(found, result)
 
-    def _write_signed(self, request: str, kept: _Try) -> str:
-        """Writes the audit that answers a request again, signed; the digest of ``audit.json``."""
+    def _write_signed(self, request: str, kept: _Try) -> dict[str, str]:
+        """Writes the audit that answers a request again, signed; the digests of both."""
         answered = kept.verdict is not Verdict.FAIL and not kept.served_only
         return write_signed(
             self._evidence(request, f"attempt-{kept.number}"),
@@ -326,11 +326,11 @@ def recheck(
             continue
         result = look_at(model, store.forget_set(request.id), replace(run, request=request.id))
         name = f"recheck-{model.digest[:12]}"
-        digest = write_evidence(store.evidence(request.id) / name, result)
+        evidence = store.evidence(request.id) / name
         details: dict[str, Detail] = {
             "model": model.digest,
             "verdict": str(result.verdict),
-            "audit": digest,
+            **write_signed(evidence, result, store.registry.key, request=request.id),
         }
         with store.change() as change:
             change.record(request.id, "rechecked", by=by, details=details)
