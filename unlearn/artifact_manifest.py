@@ -31,6 +31,8 @@ class SitesSummary(Noun):
     modules: tuple[str, ...] | None = None
     parts: tuple[str, ...] = ()
     """The restrictions that were present, masks included."""
+    scores: Mapping[str, float] = {}
+    """Module name to the locator's score."""
     settings: Mapping[str, str | int | float | bool | None] = {}
     seed: int = 0
 
@@ -44,6 +46,7 @@ class SitesSummary(Noun):
             layers=sites.layers,
             modules=sites.modules,
             parts=tuple(sorted(sites.parts)),
+            scores=sites.scores,
             settings=sites.settings,
             seed=sites.seed,
         )

@@ -272,6 +272,17 @@ class StrengthPoint(Noun):
     """Whether this is the multiple in the artifact."""
 
 
+class SiteMap(Noun):
+    """Where a change was allowed to act, and how the locator scored all places."""
+
+    method: str
+    scores: Mapping[str, float] = {}
+    """Module name to the locator's score; higher means a better place to act."""
+    modules: tuple[str, ...] | None = None
+    layers: tuple[int, ...] | None = None
+    """What was chosen; ``None`` where that part was not restricted."""
+
+
 class AuditResult(Noun):
     """Everything an audit found; the file form is ``audit.json``."""
 
@@ -299,6 +310,8 @@ class AuditResult(Noun):
     """The margins from never-trained models that were used; None: the standing ones."""
     efficiency: Mapping[str, float] = {}
     """What forgetting cost, by name and unit, for example ``seconds``; from the artifact's log."""
+    sites: SiteMap | None = None
+    """Where the change was allowed to act; from the artifact's log. None: anywhere, or unknown."""
     strengths: tuple[StrengthPoint, ...] = ()
     """What other multiples of the change would have forgotten and cost, ascending; from the
     artifact's log."""

@@ -29,6 +29,7 @@ from unlearn.types import (
     Calibration,
     Finding,
     Record,
+    SiteMap,
     StrengthPoint,
 )
 from unlearn.verdicts.assurance import label_of, ladder
@@ -57,6 +58,7 @@ def audit(
     max_records: int | None = None,
     provenance: Mapping[str, str] | None = None,
     efficiency: Mapping[str, float] | None = None,
+    sites: SiteMap | None = None,
     strengths: Sequence[StrengthPoint] = (),
     examples: int = 0,
     journal: Path | Journal | None = None,
@@ -85,6 +87,7 @@ def audit(
         max_records: the most records of each split but forget, whole subjects drawn at random.
         provenance: how the audited model came to be.
         efficiency: what forgetting cost.
+        sites: where the change was allowed to act.
         strengths: what other multiples of the change would have forgotten and cost.
         examples: how many forget prompts, and half as many neighbouring ones, to show with what
             each model says. They hold the data of the request.
@@ -130,6 +133,7 @@ def audit(
         below_half_step=_below_half_step(setup),
         calibration=calibration,
         efficiency=dict(efficiency or {}),
+        sites=sites,
         strengths=tuple(strengths),
         provenance=dict(provenance or {}),
         examples=tuple(examples_of(setup.models, setup.material, examples, seed)),

@@ -252,6 +252,7 @@ class Run:
                 max_records=choices.max_records,
                 provenance=self.audited.provenance,
                 efficiency=self.audited.efficiency,
+                sites=self.audited.sites,
                 strengths=self.audited.strengths,
                 examples=examples,
                 journal=self._journal(records),

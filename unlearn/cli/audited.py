@@ -16,7 +16,7 @@ from unlearn.errors import InputError
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
     from unlearn.forget_set import ForgetSet
-    from unlearn.types import StrengthPoint
+    from unlearn.types import SiteMap, StrengthPoint
 
 OWN_SET = "this forget set"
 
@@ -29,6 +29,7 @@ class Audited(NamedTuple):
     provenance: Mapping[str, str]
     efficiency: Mapping[str, float]
     strengths: tuple[StrengthPoint, ...] = ()
+    sites: SiteMap | None = None
     limits: tuple[str, ...] = ()
     """What cannot be told of how the model came to be, for the limits of the report."""
 
@@ -57,7 +58,7 @@ def read_audited(
         base = read_base(artifact, source, options)
     else:
         base = read_model(original, options)
-    from unlearn.deletion.workflow import cost_of, provenance_of, strengths_of
+    from unlearn.deletion.workflow import cost_of, provenance_of, sites_of, strengths_of
 
     made_for = _made_for(artifact, records)
     if made_for != OWN_SET:
@@ -65,7 +66,13 @@ def read_audited(
     provenance = {**provenance_of(artifact), "made for": made_for}
     limits = (*artifact.limits, *origin_limits(made_for))
     return Audited(
-        artifact.apply(base), base, provenance, cost_of(artifact), strengths_of(artifact), limits
+        artifact.apply(base),
+        base,
+        provenance,
+        cost_of(artifact),
+        strengths_of(artifact),
+        sites_of(artifact),
+        limits,
     )
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unlearn.atomic_folder import appearing_at, remove_unfinished
 from unlearn.deletion import records
 from unlearn.deletion.evidence import write_evidence, write_signed
 from unlearn.deletion.leases import LEASE_SECONDS, leased
 from unlearn.deletion.ledger import Detail
-from unlearn.deletion.registry import RegisteredModel
+from unlearn.deletion.registry import Change, RegisteredModel
 from unlearn.deletion.states import WORKING, State
 from unlearn.deletion.workflow import Outcome, Run, fitting, judge, look_at
 from unlearn.deletion.workflow import process as forget_and_judge
@@ -129,11 +129,12 @@ class Processing:
             for request, forget_set in self.sets.items():
                 self._look_before(request, forget_set)
             self._all_step("plan", ", ".join(attempt.strategy for attempt in self.job.plan))
-            self._all_step("unlearn")
+            # Whoever is killed from here on finds that what lies there is theirs.
+            self._all_step("unlearn", model_out=str(self.job.output))
             kept = self._try_in_turn()
             if kept.verdict is not Verdict.FAIL:
                 self._hand_over(kept)
-            return [self._conclude(request, kept) for request in self.requests]
+            return self._conclude(kept)
 
     def _check_scope(self, request: DeletionRequest) -> None:
         with self.store.registry.look() as view:
@@ -148,9 +149,8 @@ class Processing:
 
     def _is_ours(self, output: Path) -> bool:
         """Whether an earlier run over these requests wrote it, and was killed before its end."""
-        with self.store.registry.look() as view:
-            made = any(each.source == str(output) for each in view.models())
-            return made and all(view.get(each).state in WORKING for each in self.requests)
+        found = [self.store.get(request) for request in self.requests]
+        return all(each.state in WORKING and each.model_out == str(output) for each in found)
 
     def _clear_up(self) -> None:
         """Removes what a run over these requests that was killed had begun to write."""
@@ -236,7 +236,6 @@ class Processing:
             parent=self.model.digest,
             relation="filtered" if kept.served_only else "unlearned",
         )
-        # First, so that whoever is killed while writing finds that the folder is theirs.
         with self.store.registry.change() as change:
             change.register(made)
         if kept.served_only:
@@ -248,7 +247,18 @@ class Processing:
                 card = model_card(kept.outcome.result) if one else None
                 write_merged(artifact, self.model, folder, card)
 
-    def _conclude(self, request: str, kept: _Try) -> Processed:
+    def _conclude(self, kept: _Try) -> list[Processed]:
+        """Writes the evidence of every request, then answers all of them at once or none."""
+        signed = {request: self._write_signed(request, kept) for request in self.requests}
+        with self.store.change() as change:
+            return [
+                Processed(self._answer(request, kept, signed[request], change), result)
+                for request, result in kept.results.items()
+            ]
+
+    def _answer(
+        self, request: str, kept: _Try, signed: Mapping[str, str], change: Change
+    ) -> DeletionRequest:
         result = kept.results[request]
         details: dict[str, Detail] = {
             "base": self.model.digest,
@@ -256,20 +266,30 @@ class Processing:
             "strategy": kept.attempt.strategy,
             "seed": self.job.run.seed,
             "verdict": str(result.verdict),
-            **self._write_signed(request, kept),
+            **signed,
         }
-        verdict = {"verdict": str(result.verdict)}
+        step, reason, output = "audited", "", str(self.job.output)
         if kept.verdict is Verdict.FAIL:
             failing = [claim.id for claim in result.claims if claim.verdict is Verdict.FAIL]
-            reason = ", ".join(failing) or "another request of the batch"
-            reason = f"every attempt failed; the last: {reason}"
-            found = self._step(request, "retrain-scheduled", reason, details, **verdict)
+            said = ", ".join(failing) or "another request of the batch"
+            step, reason, output = (
+                "retrain-scheduled",
+                f"every attempt failed; the last: {said}",
+                "",
+            )
         else:
-            step = "filter-only" if kept.served_only else "audited"
+            step = "filter-only" if kept.served_only else step
             details["result"] = result.models["unlearned"].digest
-            output = str(self.job.output)
-            found = self._step(request, step, "", details, model_out=output, **verdict)
-        return Processed(found, result)
+        return self.store.take_step(
+            request,
+            step,
+            by=self.job.by,
+            reason=reason,
+            details=details,
+            within=change,
+            verdict=str(result.verdict),
+            model_out=output,
+        )
 
     def _write_signed(self, request: str, kept: _Try) -> dict[str, str]:
         """Writes the audit that answers a request again, signed; the digests of both."""
@@ -282,9 +302,9 @@ class Processing:
             model_dir=self.job.output if answered else None,
         )
 
-    def _all_step(self, step: str, reason: str = "") -> None:
+    def _all_step(self, step: str, reason: str = "", **changed: str) -> None:
         for request in self.requests:
-            self._step(request, step, reason)
+            self._step(request, step, reason, None, **changed)
 
     def _step(
         self,
@@ -292,7 +312,7 @@ class Processing:
         step: str,
         reason: str = "",
         details: dict[str, Detail] | None = None,
-        **changed: str,
+        **changed: Any,
     ) -> DeletionRequest:
         return self.store.take_step(
             request, step, by=self.job.by, reason=reason, details=details, **changed

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -193,10 +193,14 @@ class Store:
         by: str,
         reason: str = "",
         details: dict[str, Detail] | None = None,
+        within: Change | None = None,
         **changed: Any,
     ) -> DeletionRequest:
-        """Any other step of ``unlearn.deletion.states``, with fields of the request it changes."""
-        with self.change() as change:
+        """Any other step of ``unlearn.deletion.states``, with fields of the request it changes.
+
+        Several are taken together, or none, ``within`` one transaction.
+        """
+        with nullcontext(within) if within else self.change() as change:
             return self._step(change, change.get(request), step, by, reason, details, **changed)
 
     def close_request(self, request: str, *, by: str, reason: str = "") -> DeletionRequest:

@@ -10,7 +10,7 @@ from unlearn.audit import audit
 from unlearn.locate import locate
 from unlearn.registry import DEFAULT_LOCATOR, locators, parts_of, strategies
 from unlearn.strategies import forget
-from unlearn.types import AuditResult, Noun, Sites, StrengthPoint
+from unlearn.types import AuditResult, Noun, SiteMap, Sites, StrengthPoint
 
 if TYPE_CHECKING:
     from unlearn.artifact import Artifact
@@ -95,6 +95,7 @@ def judge(
         seed=run.seed,
         provenance={"request": run.request, **provenance_of(artifact)},
         efficiency=cost_of(artifact),
+        sites=sites_of(artifact),
         strengths=strengths_of(artifact),
         progress=run.progress,
         **run.options.model_dump(),
@@ -143,6 +144,16 @@ def provenance_of(artifact: Artifact) -> dict[str, str]:
         "result digest": provenance.result_digest,
     }
     return {key: value for key, value in words.items() if value}
+
+
+def sites_of(artifact: Artifact) -> SiteMap | None:
+    """Where an artifact's change was allowed to act; ``None`` where it was not restricted."""
+    sites = artifact.provenance.sites
+    if sites is None:
+        return None
+    return SiteMap(
+        method=sites.method, scores=sites.scores, modules=sites.modules, layers=sites.layers
+    )
 
 
 def strengths_of(artifact: Artifact) -> tuple[StrengthPoint, ...]:

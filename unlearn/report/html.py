@@ -17,6 +17,7 @@ from unlearn.report.page import page, short
 from unlearn.report.readers import READERS, Reader, drawn, request_of
 from unlearn.report.rows import PRECISION
 from unlearn.report.signature import Signature
+from unlearn.report.site_map import site_map
 from unlearn.types import AuditResult
 
 
@@ -85,6 +86,7 @@ def environment() -> jinja2.Environment:
         bars=figures.interval_bars,
         curves=curves,
         strength_curve=strength_curve,
+        site_map=site_map,
         marker=figures.marker,
         short=short,
         AGAIN=checking.AGAIN,

@@ -66,6 +66,10 @@ STRENGTH_COLUMNS = (
     "Loss on what should stay",
     "Kept",
 )
+ABOUT_SITES = (
+    "Where the change was allowed to act. Each cell is a module of a block: the darker, the "
+    "higher the locator scored it; framed ones were chosen."
+)
 ABOUT_STRENGTHS = (
     "Forgetting made one change to the weights. These are multiples of it: 0 is the model before, "
     "1 what training arrived at. A record counts as still known until it looks never trained on. "
