@@ -63,7 +63,8 @@ findings = build(
     title=words,
     unit=words,
     models=st.dictionaries(roles, estimates),
-    records=st.just({}),
+    records=st.just({})
+    | st.dictionaries(roles, st.dictionaries(names, st.floats(0, 1), max_size=3)),
     condition=st.sampled_from(["", "int4"]),
     contrast=st.dictionaries(roles, st.dictionaries(names, numbers, max_size=2)),
     axis=names | st.just("samples"),
@@ -172,6 +173,9 @@ def expected(result):
     for row in shown.obligations:
         yield from (row.rule, row.asks, row.missing)
         yield from (link.title for link in row.evidence)
+    yield shown.standouts.summary
+    for row in shown.standouts.rows:
+        yield from row
     yield from (shown.signed, shown.checking.state, shown.checking.command)
 
 

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from unlearn import __version__
-from unlearn.report import checking, figures, ladder, obligations, wording
+from unlearn.report import checking, figures, ladder, obligations, standouts, wording
 from unlearn.report.curves import curves, strength_curve
 from unlearn.report.files import as_json, plain
 from unlearn.report.letter import COLUMNS, UNSENT, letter
@@ -80,6 +80,7 @@ def environment() -> jinja2.Environment:
         wording=wording,
         ladder=ladder,
         duties=obligations,
+        standing=standouts,
         precision=PRECISION,
         bars=figures.interval_bars,
         curves=curves,

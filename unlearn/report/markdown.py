@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from unlearn.report import obligations as duties
+from unlearn.report import standouts as standing
 from unlearn.report import wording
 from unlearn.report.checking import AGAIN, Checking
 from unlearn.report.curves import drawable
@@ -45,6 +46,7 @@ def _report(shown: Page) -> Iterable[Iterable[str]]:
         _scope(shown),
         ("## What this audit does not show", *listed(shown.limits + wording.STANDING_LIMITS)),
         _figures(shown),
+        _standouts(shown),
         _examples(shown),
         _provenance(shown),
         _obligations(shown),
@@ -192,6 +194,18 @@ def _condition(condition: Condition) -> Iterator[str]:
 def _condition_row(row: ConditionRow) -> tuple[str, ...]:
     about = "<br>".join(text(part) for part in (row.split, row.key, row.direction))
     return (f"**{text(row.title)}**<br>{about}", *map(_cell, (row.plain, *row.cells)))
+
+
+def _standouts(shown: Page) -> Iterator[str]:
+    if not shown.standouts.summary:
+        return
+    yield f"## {standing.HEADING}"
+    yield text(standing.ABOUT)
+    yield f"**{text(shown.standouts.summary)}**"
+    if shown.standouts.rows:
+        yield table(
+            standing.COLUMNS, ([text(cell) for cell in row] for row in shown.standouts.rows)
+        )
 
 
 def _examples(shown: Page) -> Iterator[str]:

@@ -13,6 +13,7 @@ from unlearn.report.obligations import Obligation, obligations
 from unlearn.report.readers import Reader
 from unlearn.report.rows import Condition, Group, conditions, groups
 from unlearn.report.signature import Signature
+from unlearn.report.standouts import Standouts, standouts
 from unlearn.types import (
     MEASURED,
     SPLITS,
@@ -107,6 +108,7 @@ class Page:
     limits: tuple[str, ...]
     groups: tuple[Group, ...]
     conditions: tuple[Condition, ...]
+    standouts: Standouts
     scenes: tuple[Scene, ...]
     scenes_left_out: int
     provenance: tuple[tuple[str, str], ...]
@@ -146,6 +148,7 @@ def page(
         limits=result.limits or (wording.NO_LIMITS,),
         groups=groups(result),
         conditions=conditions(result),
+        standouts=standouts(result),
         scenes=tuple(_scene(example) for example in result.examples[:SHOWN_EXAMPLES]),
         scenes_left_out=max(0, len(result.examples) - SHOWN_EXAMPLES),
         provenance=tuple((key.replace("_", " "), text) for key, text in result.provenance.items()),
