@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -277,6 +278,20 @@ def test_a_folder_without_statement_audit_or_model_is_named(audit, model, tmp_pa
     with pytest.raises(InputError, match="link to a folder"):
         sign_audit(audit, KEY, model)
     assert not (audit / STATEMENT).exists()
+
+
+def test_what_has_no_digest_or_no_name_is_refused(audit, model):
+    os.mkfifo(model / "pipe")
+    with pytest.raises(InputError, match="no ordinary file"):
+        sign_audit(audit, KEY, model)
+    (model / "pipe").unlink()
+    (model / "dangling").symlink_to(model / "nothing")
+    with pytest.raises(InputError, match="no ordinary file"):
+        sign_audit(audit, KEY, model)
+    (model / "dangling").unlink()
+    Path(os.fsdecode(os.fsencode(model) + b"/\xff")).write_text("")
+    with pytest.raises(InputError, match="not UTF-8"):
+        sign_audit(audit, KEY, model)
 
 
 def test_a_link_to_a_file_is_signed_by_what_it_holds(audit, model, tmp_path):

@@ -234,8 +234,18 @@ def _files(folder: Path) -> Iterator[Path]:
             raise InputError(
                 f"{path} is a link to a folder, whose content could change unseen; copy it here"
             )
-        if not path.is_dir():
-            yield path
+        if path.is_dir():
+            continue
+        if not path.is_file():
+            raise InputError(f"{path} is no ordinary file, so it has no digest; remove it")
+        if not _is_text(path.relative_to(folder).as_posix()):
+            raise InputError(f"{folder} holds a file whose name is not UTF-8; rename it")
+        yield path
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is text that JSON can hold, and no bytes of another encoding."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def code_digest() -> str:
