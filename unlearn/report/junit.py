@@ -88,7 +88,8 @@ def _figures(result: AuditResult) -> Iterator[str]:
 def _figure(cell: Cell) -> str:
     if not cell.interval:
         return cell.value
-    return f"{f'{cell.value} {cell.unit}'.rstrip()} [{cell.interval}], {cell.size}"
+    unit = f" {cell.unit}" if cell.unit else ""
+    return f"{cell.value}{unit} [{cell.interval}], {cell.size}"
 
 
 def _is_open(claim: Claim) -> bool:
