@@ -38,6 +38,7 @@ def test_an_artifact_not_known_to_be_of_the_set_is_named_first_among_the_limits(
     monkeypatch.setattr("unlearn.cli.audit.read_forget_set", lambda source: make_set())
     monkeypatch.setattr("unlearn.deletion.workflow.provenance_of", lambda artifact: {})
     monkeypatch.setattr("unlearn.deletion.workflow.cost_of", lambda artifact: {})
+    monkeypatch.setattr("unlearn.deletion.workflow.sites_of", lambda artifact: None)
     monkeypatch.setattr("unlearn.deletion.workflow.strengths_of", lambda artifact: ())
     words = ["audit", "made", "set", "--reference", "r", "-o", str(tmp_path / "out"), "--json"]
     result = CliRunner().invoke(cli, words)
