@@ -9,9 +9,9 @@ import click
 
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
+from unlearn.cli.audit_folder import check_audit
 from unlearn.cli.console import emit, working
 from unlearn.cli.inputs import read_artifact, read_model
-from unlearn.cli.report import check_audit
 from unlearn.errors import ArtifactError, InputError, UnsupportedError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import click
 
 from unlearn.cli import options as opt
 from unlearn.cli import outputs
+from unlearn.cli.audit_folder import check_audit
 from unlearn.cli.console import emit
 from unlearn.cli.report_signing import keygen, sign, verify
 from unlearn.errors import InputError
@@ -106,18 +107,6 @@ def _chosen(directory: Path, reader: Reader, formats: tuple[str, ...]) -> tuple[
             f"{directory / 'audit.json'} is signed and stays as it is; leave --format json out"
         )
     return formats or ("html", "md")
-
-
-def redraw(directory: Path) -> None:
-    """Draws again the pages that are in the folder, after what they tell of has changed."""
-    from unlearn.report import FOR, read
-    from unlearn.report import report as draw_all
-
-    result = read(directory)
-    for reader in FOR:
-        stem = "audit" if reader == "officer" else f"audit.{reader}"
-        there = [kind for kind in ("html", "md") if (directory / f"{stem}.{kind}").exists()]
-        draw_all(result, directory, there, reader)
 
 
 @report.command(epilog="\b\nExample:\n  unlearn report diff audit-last-week audit-today\n")
@@ -230,15 +219,3 @@ def _is_overview(path: Path) -> bool:
 
     start = path.read_text(encoding="utf-8", errors="replace")[:2000]
     return start.startswith(f"# {TITLE}\n") or f"<title>{TITLE}</title>" in start
-
-
-def check_audit(directory: Path) -> None:
-    """Refuses a folder without an audit.
-
-    Raises:
-        InputError: there is none.
-    """
-    if not (directory / "audit.json").is_file():
-        raise InputError(
-            f"{directory} holds no audit.json; give a folder that `unlearn audit -o DIR` wrote"
-        )

@@ -74,7 +74,7 @@ def sign(
     verdicts, configuration and seeds, and what a signature does not prove. Reports that are in DIR
     are drawn again, so that they say it too.
     """
-    from unlearn.cli.report import check_audit, redraw
+    from unlearn.cli.audit_folder import check_audit, redraw
     from unlearn.report.signature import sign_audit
     from unlearn.signing import key_id, read_private_key
 
