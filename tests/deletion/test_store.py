@@ -297,6 +297,35 @@ def test_a_failure_within_a_step_changes_nothing(store, opened, monkeypatch):
     assert store.get(opened.id) == opened and store.verify() == []
 
 
+def test_an_opening_that_fails_leaves_nothing_in_the_vault(store, monkeypatch):
+    from unlearn.deletion.registry import Change
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Change, "record", lambda *args, **kwargs: (_ for _ in ()).throw(OSError()))
+        with pytest.raises(OSError):
+            store.open(DeletionRequest.open(ground="objection"), ADA, by="officer")
+    assert store.vault.requests() == [] and store.requests() == [] and store.verify() == []
+
+
+def test_an_opening_that_is_cut_off_after_its_commit_keeps_the_vault(store, monkeypatch):
+    def interrupt(head):
+        raise KeyboardInterrupt
+
+    request = DeletionRequest.open(ground="objection")
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_keep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            store.open(request, ADA, by="officer")
+    assert store.get(request.id) == request and store.vault.requests() == [request.id]
+    assert store.verify() == []
+
+
+def test_verify_names_what_a_killed_opening_left_in_the_vault(store, opened):
+    store.vault.create("f" * 16)
+    (flaw,) = store.verify()
+    assert flaw.kind == "state" and "its opening was cut off" in flaw.message
+
+
 def test_scoping_later(store):
     request = store.open(DeletionRequest.open(ground="objection"), ADA, by="officer")
     assert request.state == "received"

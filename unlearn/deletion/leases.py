@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from unlearn.deletion.registry import Registry
+from unlearn.errors import InputError
 
 LEASE_SECONDS = 60.0
 """How long after its death a worker's requests wait until another may take them up."""
@@ -26,7 +27,9 @@ def leased(
 
     def renew() -> None:
         while not done.wait(seconds / 3):
-            _hold(registry, requests, worker, seconds)
+            # Not now, then the next time; a lease that is lost shows when the work is answered.
+            with suppress(InputError):
+                _hold(registry, requests, worker, seconds)
 
     renewing = threading.Thread(target=renew, name="leases", daemon=True)
     renewing.start()

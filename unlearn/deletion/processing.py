@@ -17,8 +17,7 @@ from unlearn.deletion.leases import LEASE_SECONDS, leased
 from unlearn.deletion.ledger import Detail
 from unlearn.deletion.registry import Change, RegisteredModel
 from unlearn.deletion.states import WORKING, State
-from unlearn.deletion.workflow import Outcome, Run, fitting, judge, look_at
-from unlearn.deletion.workflow import process as forget_and_judge
+from unlearn.deletion.workflow import Run, fitting, judge, look_at, make
 from unlearn.errors import InputError, UnlearnError
 from unlearn.merged import write_merged
 from unlearn.registry import DEFAULT_LOCATOR
@@ -27,6 +26,7 @@ from unlearn.types import AuditResult, Noun, Verdict
 from unlearn.verdicts.case import worst
 
 if TYPE_CHECKING:
+    from unlearn.artifact import Artifact
     from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.store import Store
     from unlearn.forget_set import ForgetSet
@@ -82,8 +82,10 @@ class _Try(NamedTuple):
 
     number: int
     attempt: Attempt
-    outcome: Outcome
-    """Of the records of all requests together; its audit is the one of the first request."""
+    artifact: Artifact
+    """Of the records of all requests together."""
+    digest: str
+    """Of the model that it gives."""
     results: Mapping[str, AuditResult]
     """By request."""
 
@@ -93,7 +95,7 @@ class _Try(NamedTuple):
 
     @property
     def served_only(self) -> bool:
-        return self.outcome.artifact.threat_model == "served-only"
+        return self.artifact.threat_model == "served-only"
 
 
 class Processing:
@@ -187,20 +189,21 @@ class Processing:
         return last
 
     def _attempt(self, number: int, attempt: Attempt) -> _Try:
-        outcome = forget_and_judge(
+        _, artifact = make(
             self.model,
             self._together(),
-            replace(self.job.run, request=self.requests[0]),
+            self.job.run,
             strategy=attempt.strategy,
             locator=self.job.locator and fitting(self.job.locator, attempt.strategy),
             settings=attempt.settings,
         )
-        results = {self.requests[0]: outcome.result}
-        if len(self.requests) > 1:
-            unlearned = outcome.artifact.apply(self.model)
-            for request, forget_set in self.sets.items():
-                run = replace(self.job.run, request=request)
-                results[request] = judge(outcome.artifact, unlearned, self.model, forget_set, run)
+        unlearned = artifact.apply(self.model)
+        results = {
+            request: judge(
+                artifact, unlearned, self.model, forget_set, replace(self.job.run, request=request)
+            )
+            for request, forget_set in self.sets.items()
+        }
         for request, result in results.items():
             details: dict[str, Detail] = {
                 "attempt": number,
@@ -210,7 +213,7 @@ class Processing:
                 "audit": self._write(request, f"attempt-{number}", result),
             }
             self._note(request, "attempted", details)
-        return _Try(number, attempt, outcome, results)
+        return _Try(number, attempt, artifact, unlearned.digest, results)
 
     def _together(self) -> ForgetSet:
         if len(self.sets) == 1:
@@ -229,9 +232,8 @@ class Processing:
 
     def _hand_over(self, kept: _Try) -> None:
         """Writes the model, or the policy, that answers the requests, and registers it."""
-        artifact = kept.outcome.artifact
         made = RegisteredModel(
-            digest=kept.outcome.result.models["unlearned"].digest,
+            digest=kept.digest,
             source=str(self.job.output),
             parent=self.model.digest,
             relation="filtered" if kept.served_only else "unlearned",
@@ -239,18 +241,21 @@ class Processing:
         with self.store.registry.change() as change:
             change.register(made)
         if kept.served_only:
-            artifact.save(self.job.output)
+            kept.artifact.save(self.job.output)
         else:
             with appearing_at(self.job.output) as folder:
                 # Of several requests each has its own audit, and none speaks for the model.
-                one = len(self.requests) == 1
-                card = model_card(kept.outcome.result) if one else None
-                write_merged(artifact, self.model, folder, card)
+                only = next(iter(kept.results.values())) if len(self.requests) == 1 else None
+                card = None if only is None else model_card(only)
+                write_merged(kept.artifact, self.model, folder, card)
 
     def _conclude(self, kept: _Try) -> list[Processed]:
         """Writes the evidence of every request, then answers all of them at once or none."""
         signed = {request: self._write_signed(request, kept) for request in self.requests}
         with self.store.change() as change:
+            for request in self.requests:
+                # Whoever slept for longer than the lease may find that another has taken over.
+                change.hold(request, self.job.worker, seconds=self.job.lease_seconds)
             return [
                 Processed(self._answer(request, kept, signed[request], change), result)
                 for request, result in kept.results.items()
@@ -279,7 +284,7 @@ class Processing:
             )
         else:
             step = "filter-only" if kept.served_only else step
-            details["result"] = result.models["unlearned"].digest
+            details["result"] = kept.digest
         return self.store.take_step(
             request,
             step,

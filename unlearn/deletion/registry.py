@@ -123,6 +123,10 @@ class View:
             )
         return DeletionRequest.model_validate(found)
 
+    def holds(self, request: str) -> bool:
+        """Whether there is a request of an id."""
+        return self.database.execute(self._one(request)).scalar() is not None
+
     def _one(self, request: str) -> sa.Select[Any]:
         return sa.select(tables.request.c.document).where(tables.request.c.id == request)
 

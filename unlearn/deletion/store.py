@@ -112,7 +112,7 @@ class Store:
                 "day on which it came in"
             )
         found_by = [self.vault.blind_index(name) for name in _names(person)]
-        with self.change() as change:
+        with self._nothing_left_of(request.id), self.change() as change:
             self._refuse_twice(change, found_by, again)
             self.vault.create(request.id)
             self.vault.put(request.id, IDENTITY, json.dumps(person._asdict()).encode())
@@ -251,6 +251,18 @@ class Store:
             yield change
             head = change.head()
         self._keep(head)
+
+    @contextmanager
+    def _nothing_left_of(self, request: str) -> Iterator[None]:
+        """A block that takes a new request in; where it fails, the vault forgets it too."""
+        try:
+            yield
+        except BaseException:
+            # Only what the registry surely does not hold; anything else is for `verify` to name.
+            with suppress(InputError), self.registry.look() as view:
+                if not view.holds(request):
+                    self.vault.destroy(request)
+            raise
 
     def _step(
         self,

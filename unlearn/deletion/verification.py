@@ -45,6 +45,9 @@ def _left_in_vault(
     requests: dict[str, DeletionRequest], in_vault: Collection[str]
 ) -> Iterator[Flaw]:
     held = set(in_vault)
+    for name in sorted(held - requests.keys()):
+        message = f"the vault holds something of {name}, which is no request: its opening was cut"
+        yield _flaw(0, f"{message} off; remove the folder")
     for name, request in requests.items():
         if request.state == "closed" and name in held:
             message = f"request {name} is closed and the vault still holds something of it"

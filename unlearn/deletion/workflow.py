@@ -64,6 +64,22 @@ def process(
     ``model`` stays as it is. Without a ``locator`` the strategy may act anywhere. ``settings`` are
     the strategy's.
     """
+    sites, artifact = make(
+        model, forget_set, run, strategy=strategy, locator=locator, settings=settings
+    )
+    return Outcome(sites, artifact, judge(artifact, artifact.apply(model), model, forget_set, run))
+
+
+def make(
+    model: LanguageModel,
+    forget_set: ForgetSet,
+    run: Run,
+    *,
+    strategy: str,
+    locator: str | None,
+    settings: Mapping[str, str] | None = None,
+) -> tuple[Sites | None, Artifact]:
+    """Where the update may act, and what forgetting there produced; no audit."""
     sites = None
     if locator is not None:
         sites = locate(model, forget_set, method=locator, seed=run.seed, progress=run.progress)
@@ -76,7 +92,7 @@ def process(
         seed=run.seed,
         progress=run.progress,
     )
-    return Outcome(sites, artifact, judge(artifact, artifact.apply(model), model, forget_set, run))
+    return sites, artifact
 
 
 def judge(
