@@ -151,7 +151,8 @@ def test_approved_requests_are_merged_into_one_run(
     words = ("--all", "--reference", other, "-o", tmp_path / "both")
     made = call("process", *words, *FAST, codes=(0, 1, 3))
     assert len(made["requests"]) == 2
-    assert {each["model_out"] for each in made["requests"]} <= {str(tmp_path / "both"), ""}
+    (place,) = {each["model_out"] for each in made["requests"]} - {""} or {""}
+    assert not place or Path(place).parent == tmp_path / "both"
     assert call("process", *words, *FAST) == {
         "verdict": None,
         "exit_code": 0,

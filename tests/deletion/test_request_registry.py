@@ -99,16 +99,32 @@ def test_eight_workers_never_get_the_same_request(store, tmp_path, database):
             start.wait()
             while True:
                 with own.registry.change() as change:
-                    taken = change.take(f"worker {number}", APPROVED, seconds=60)
-                if taken is None:
+                    taken = change.take(f"worker {number}", APPROVED, seconds=60, most=2)
+                if not taken:
                     return mine
-                own.take_step(taken, "locate", by=f"worker {number}")
-                mine.append(taken)
+                for request in taken:
+                    own.take_step(request.id, "locate", by=f"worker {number}")
+                    mine.append(request.id)
 
     with ThreadPoolExecutor(8) as pool:
         taken = [request for mine in pool.map(work, range(8)) for request in mine]
     assert sorted(taken) == sorted(ids)
     assert store.verify() == []
+
+
+def test_a_worker_takes_requests_about_the_same_models_together(store):
+    ids = approved(store, 3)
+    other = DeletionRequest.open(ground="objection")
+    elsewhere = MODEL.model_copy(update={"digest": "cd" * 32})
+    store.open(other, Person("Zo"), by="o", forget_set=facts(), models=[elsewhere])
+    store.approve(other.id, by="o")
+    with store.registry.change() as change:
+        first = change.take("one", APPROVED, seconds=60, wanted=lambda r: r.id != ids[0])
+        second = change.take("two", APPROVED, seconds=60)
+        third = change.take("two", APPROVED, seconds=60)
+        assert change.take("three", APPROVED, seconds=60) == []
+    assert sorted(each.id for each in first) == sorted(ids[1:])
+    assert [[each.id for each in taken] for taken in (second, third)] == [[ids[0]], [other.id]]
 
 
 def test_entries_that_are_written_at_once_are_chained(store):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +21,7 @@ from unlearn.registry import DEFAULT_LOCATOR
 
 if TYPE_CHECKING:
     from unlearn.deletion.processing import Job, Processed
+    from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.store import Store
     from unlearn.types import AuditResult
 
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     required=True,
     metavar="MODEL_DIR",
-    help="The folder for the unlearned model; with requests about several models, one below it for "
-    "each.",
+    help="The folder for the unlearned model; with --all, or requests about several models, one "
+    "below it for each, called by the digest of the model in scope.",
 )
 @click.option(
     "--on",
@@ -119,7 +120,8 @@ def process(
         )
         done: list[Processed] = []
         earlier: dict[str, AuditResult] = {}
-        for batch in _batches(store, ids, on, job):
+        batches = _waiting(store, on, job) if all_ else _named(store, ids, on, job)
+        for batch in batches:
             finished, again = batch.process(store, options, reference)
             done += finished
             earlier |= again
@@ -169,25 +171,44 @@ class _Batch(NamedTuple):
         return done, recheck(store, unlearned, run, by=self.job.by, besides=self.requests)
 
 
-def _batches(store: Store, ids: tuple[str, ...], on: str | None, job: Job) -> list[_Batch]:
-    """The requests by model, each model with a place for what comes of it."""
-    from unlearn.deletion.states import WORKING
-
-    requests = [store.get(each) for each in ids]
-    if not ids:
-        with store.registry.look() as view:
-            requests = view.requests(("approved", *WORKING))
-    found: dict[str, list[str]] = {}
-    places: dict[str, Path] = {}
-    for request in requests:
+def _named(store: Store, ids: tuple[str, ...], on: str | None, job: Job) -> list[_Batch]:
+    """The requests of some ids by model, each model with a place for what comes of it."""
+    found: dict[str, list[DeletionRequest]] = {}
+    for request in map(store.get, ids):
         if on is None and len(request.models) != 1:
             which = ", ".join(model.source for model in request.models) or "no model yet"
             raise InputError(
                 f"request {request.id} is about {which}; say which one to start from with --on"
             )
-        source = on or request.models[0].source
-        found.setdefault(source, []).append(request.id)
-        places[source] = job.output / request.models[0].digest[:12]
+        found.setdefault(on or request.models[0].source, []).append(request)
     if len(found) == 1:
-        places = dict.fromkeys(found, job.output)
-    return [_Batch(source, found[source], replace(job, output=places[source])) for source in found]
+        return [_Batch(source, [each.id for each in of], job) for source, of in found.items()]
+    return [_batch(source, of, job) for source, of in found.items()]
+
+
+def _waiting(store: Store, on: str | None, job: Job) -> Iterator[_Batch]:
+    """Approved requests that no other worker has, those about one model together, until none is.
+
+    Those about several models are left to be processed by their ids, unless one is started ``on``.
+    """
+    from unlearn.deletion.states import WORKING
+
+    tried: set[str] = set()
+
+    def wanted(request: DeletionRequest) -> bool:
+        return request.id not in tried and (on is not None or len(request.models) == 1)
+
+    while True:
+        with store.registry.change() as change:
+            states = ("approved", *WORKING)
+            taken = change.take(job.worker, states, seconds=job.lease_seconds, wanted=wanted)
+        if not taken:
+            return
+        tried |= {request.id for request in taken}
+        yield _batch(on or taken[0].models[0].source, taken, job)
+
+
+def _batch(source: str, requests: list[DeletionRequest], job: Job) -> _Batch:
+    """Requests about one of several models: what comes of it lies in a folder of its own."""
+    place = job.output / requests[0].models[0].digest[:12]
+    return _Batch(source, [request.id for request in requests], replace(job, output=place))

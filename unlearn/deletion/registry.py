@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -284,24 +284,29 @@ class Change(View):
         states: Sequence[State],
         *,
         seconds: float,
-        clock: Callable[[], float] = time.time,
-    ) -> str | None:
-        """Leases the most urgent request in some states that no living worker has.
+        wanted: Callable[[DeletionRequest], bool] = lambda request: True,
+        most: int | None = None,
+    ) -> list[DeletionRequest]:
+        """Leases the most urgent request that no living worker has, and others about its models.
 
-        ``None`` where there is none. Workers that ask at once get different ones.
+        Workers that ask at once get different ones; nothing where there is none.
         """
-        query = (
-            sa.select(tables.request.c.id)
+        free = (
+            sa.select(tables.request.c.document)
             .where(tables.request.c.state.in_(list(states)))
-            .where(tables.request.c.leased_until < clock())
+            .where(tables.request.c.leased_until < time.time())
             .order_by(tables.request.c.due, tables.request.c.opened)
-            .limit(1)
-            .with_for_update(skip_locked=True)
         )
-        found = self.database.execute(query).scalar()
-        if found is not None:
-            self.hold(found, worker, seconds=seconds, clock=clock)
-        return None if found is None else str(found)
+        found = map(DeletionRequest.model_validate, self.database.scalars(free))
+        waiting = [each for each in found if wanted(each)]
+        alike = [each.id for each in waiting if each.models == waiting[0].models][:most]
+        taken = []
+        # In the order of all who hold several, so that two workers never wait for each other.
+        for request in sorted(alike):
+            with suppress(InputError):  # another worker was faster
+                self.hold(request, worker, seconds=seconds)
+                taken.append(self.get(request))
+        return [each for each in taken if each.state in states]
 
     def hold(
         self,
