@@ -38,9 +38,15 @@ def appearing_at(target: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def remove_unfinished(target: Path) -> None:
-    """Removes what killed processes left of ``target``; nobody else may be writing it now."""
-    for left in target.parent.glob(f".{escape(target.name)}.*.partial"):
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Removes what killed processes left of targets in a folder; nobody may be writing them now.
+
+    Args:
+        folder: where the targets are.
+        name: of the target; all of them unless told.
+    """
+    wanted = name if name == "*" else escape(name)
+    for left in folder.glob(f".{wanted}.*.partial"):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -100,6 +100,20 @@ def test_the_answer_is_signed_and_drawn_for_each_reader(
         assert changed.exit_code == 1 and "config.json" in changed.stdout
 
 
+def test_processing_again_keeps_the_evidence_of_before(
+    call: Callable[..., dict], processed: tuple[str, Path], other: str, office: Path, tmp_path: Path
+) -> None:
+    request, _ = processed
+    evidence = office / "evidence" / request
+    before = {path.name: path.read_bytes() for path in (evidence / "attempt-1").iterdir()}
+    again = ("process", request, "--reference", other, "-o", tmp_path / "again", *FAST)
+    call(*again, codes=(0, 1, 3))
+    assert {path.name: path.read_bytes() for path in (evidence / "attempt-1").iterdir()} == before
+    assert (evidence / "attempt-2" / "statement.dsse.json").is_file()
+    answers = [e["details"] for e in call("show", request)["history"] if "base" in e["details"]]
+    assert [details["attempt"] for details in answers] == [1, 2]
+
+
 def test_a_subject_on_stdin_and_its_identifiers(office: Path) -> None:
     words = ["request", "open", "--store", str(office), "--subject", "-", "--json"]
     first = CliRunner().invoke(cli, words, input="Ada Quill\nada@example.org\n")

@@ -14,6 +14,14 @@ from unlearn.types import AuditResult
 
 AUDIT = "audit.json"
 DRAWN = ("html", "md")
+ATTEMPT = "attempt-"
+"""How the folder of an attempt begins; its number follows."""
+
+
+def last_attempt(folder: Path) -> int:
+    """The number of the newest attempt in the evidence of a request; 0 where there is none."""
+    numbers = (path.name.removeprefix(ATTEMPT) for path in folder.glob(f"{ATTEMPT}*"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def write_evidence(target: Path, result: AuditResult) -> str:

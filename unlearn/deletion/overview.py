@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unlearn.deletion.evidence import ATTEMPT, last_attempt
 from unlearn.report.overview import OverviewRow, row_of
 from unlearn.types import Verdict
 
 if TYPE_CHECKING:
     from unlearn.deletion.request import DeletionRequest
     from unlearn.deletion.store import Store
-
-ATTEMPT = "attempt-"
 
 
 def rows_of_store(store: Store, page: Path) -> tuple[OverviewRow, ...]:
@@ -26,9 +25,9 @@ def rows_of_store(store: Store, page: Path) -> tuple[OverviewRow, ...]:
 
 
 def _row(store: Store, request: DeletionRequest, page: Path) -> OverviewRow:
-    attempts = [path for path in store.evidence(request.id).glob(f"{ATTEMPT}*") if path.is_dir()]
-    last = max(attempts, key=lambda path: int(path.name.removeprefix(ATTEMPT)), default=None)
-    found = OverviewRow(id=request.id) if last is None else row_of(last, page)
+    evidence = store.evidence(request.id)
+    last = last_attempt(evidence)
+    found = row_of(evidence / f"{ATTEMPT}{last}", page) if last else OverviewRow(id=request.id)
     known = {
         "id": request.id,
         "state": request.state,

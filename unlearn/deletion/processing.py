@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unlearn.atomic_folder import appearing_at, remove_unfinished
 from unlearn.deletion import records
-from unlearn.deletion.evidence import write_evidence, write_signed
+from unlearn.deletion.evidence import ATTEMPT, last_attempt, write_evidence, write_signed
 from unlearn.deletion.leases import LEASE_SECONDS, leased
 from unlearn.deletion.ledger import Detail
 from unlearn.deletion.registry import Change, RegisteredModel
@@ -156,10 +156,9 @@ class Processing:
 
     def _clear_up(self) -> None:
         """Removes what a run over these requests that was killed had begun to write."""
-        remove_unfinished(self.job.output)
+        remove_unfinished(self.job.output.parent, self.job.output.name)
         for request in self.requests:
-            for name in ("before", *(f"attempt-{n + 1}" for n in range(len(self.job.plan)))):
-                remove_unfinished(self._evidence(request, name))
+            remove_unfinished(self.store.evidence(request))
 
     def _look_before(self, request: str, forget_set: ForgetSet) -> None:
         """Measures what the model knows before anything is done, for the record."""
@@ -173,7 +172,9 @@ class Processing:
         """Attempts until one does not fail; the last one is what is kept."""
         last: _Try | None = None
         refused: UnlearnError | None = None
-        for number, attempt in enumerate(self.job.plan, start=1):
+        # Earlier attempts are what the ledger names: they stay as they are.
+        earlier = max(last_attempt(self.store.evidence(each)) for each in self.requests)
+        for number, attempt in enumerate(self.job.plan, start=earlier + 1):
             try:
                 last = self._attempt(number, attempt)
             except UnlearnError as error:
@@ -210,7 +211,7 @@ class Processing:
                 "strategy": attempt.strategy,
                 "verdict": str(result.verdict),
                 "label": result.label,
-                "audit": self._write(request, f"attempt-{number}", result),
+                "audit": self._write(request, f"{ATTEMPT}{number}", result),
             }
             self._note(request, "attempted", details)
         return _Try(number, attempt, artifact, unlearned.digest, results)
@@ -300,7 +301,7 @@ class Processing:
         """Writes the audit that answers a request again, signed; the digests of both."""
         answered = kept.verdict is not Verdict.FAIL and not kept.served_only
         return write_signed(
-            self._evidence(request, f"attempt-{kept.number}"),
+            self._evidence(request, f"{ATTEMPT}{kept.number}"),
             kept.results[request],
             self.store.registry.key,
             request=request,
