@@ -58,7 +58,7 @@ def read_csv(path: Path, name: str, description: str = "") -> ForgetSet:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """The lines of a table with the number of the line each begins on."""
     text = _text(path)
-    csv.field_size_limit(len(text) + 1)
+    limit = csv.field_size_limit(len(text) + 1)
     dialect = _dialect(text.partition("\n")[0])
     reader = csv.reader(io.StringIO(text, newline=""), dialect, strict=True)
     begins = 1
@@ -78,6 +78,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise ForgetSetError(f"{path}:{begins}: this is no CSV: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
     if columns is None:
         raise ForgetSetError(f"{path} is empty; its first line names the columns")
 

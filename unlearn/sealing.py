@@ -1,4 +1,4 @@
-"""Sealed payloads: what an artifact keeps to itself, encrypted under a key that lies beside it."""
+"""Sealed payloads: encryption, and what an artifact keeps under a key that lies beside it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def naming_key(key: bytes) -> bytes:
 
 def seal(content: bytes, key: bytes) -> str:
     """The content under AES-256-GCM with a fresh nonce, as base64."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    sealed = AESGCM(_derived(key, b"contents")).encrypt(nonce, content, _BOUND_TO)
-    return base64.b64encode(nonce + sealed).decode("ascii")
+    return base64.b64encode(encrypt(content, _derived(key, b"contents"), _BOUND_TO)).decode("ascii")
 
 
 def unseal(text: str, key: bytes) -> bytes:
@@ -45,13 +43,27 @@ def unseal(text: str, key: bytes) -> bytes:
     """
     try:
         raw = base64.b64decode(text, validate=True)
-        cipher = AESGCM(_derived(key, b"contents"))
-        return cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], _BOUND_TO)
+        return decrypt(raw, _derived(key, b"contents"), _BOUND_TO)
     except (InvalidTag, binascii.Error, ValueError):
         raise ArtifactError(
             f"{POLICY_KEY} does not open this policy: it belongs to another artifact, or the "
             f"sealed part was changed; put back the {POLICY_KEY} that was written with it"
         ) from None
+
+
+def encrypt(content: bytes, key: bytes, bound_to: bytes) -> bytes:
+    """The content under AES-GCM, a fresh nonce in front; it opens only ``bound_to`` the same."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, content, bound_to)
+
+
+def decrypt(sealed: bytes, key: bytes, bound_to: bytes) -> bytes:
+    """What ``encrypt`` was given.
+
+    Raises:
+        InvalidTag, ValueError: the key or what it is bound to is another, or it was changed.
+    """
+    return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to)
 
 
 def read_policy_key(folder: Path) -> bytes:

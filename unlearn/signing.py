@@ -61,10 +61,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         InputError: there is no such file, or it holds another kind of key.
     """
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
+    key = read_pem(path, private=True)
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(
             f"{path} is not a private Ed25519 key in PEM without a passphrase; "
@@ -79,16 +76,22 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     Raises:
         InputError: there is no such file, or it holds another kind of key.
     """
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm):
-        key = None
+    key = read_pem(path, private=False)
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(
             f"{path} is not a public Ed25519 key in PEM; give the {PUBLIC_SUFFIX} file that was "
             "written beside the private key"
         )
     return key
+
+
+def read_pem(path: Path, *, private: bool) -> object:
+    """The key of whatever kind in a PEM file without a passphrase; ``None`` where there is none."""
+    try:
+        content = path.read_bytes()
+        return load_pem_private_key(content, None) if private else load_pem_public_key(content)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        return None
 
 
 def key_id(key: Ed25519PublicKey) -> str:

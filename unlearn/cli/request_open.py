@@ -11,20 +11,12 @@ from unlearn.cli import options as opt
 from unlearn.cli.inputs import read_forget_set, read_model
 from unlearn.cli.office import Office, office, person_of
 from unlearn.cli.request_text import print_request
+from unlearn.deletion.request import GROUNDS
 from unlearn.errors import InputError
 
 if TYPE_CHECKING:
     from unlearn.deletion.request import ScopedModel
 
-GROUNDS = (
-    "no-longer-needed",
-    "consent-withdrawn",
-    "objection",
-    "unlawful-processing",
-    "legal-obligation",
-    "collected-from-a-child",
-    "dangerous-capability",
-)
 RULES = "gdpr"
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from unlearn.deletion.records import from_bytes, to_bytes
 from unlearn.errors import InputError
 from unlearn.forget_set import ForgetSet
+from unlearn.signing import read_pem
 
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _BOUND_TO = b"unlearn re-audit kit 1"
@@ -46,10 +46,7 @@ def read_kit_key(path: Path) -> X25519PublicKey:
     Raises:
         InputError: there is none.
     """
-    try:
-        key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm):
-        key = None
+    key = read_pem(path, private=False)
     if not isinstance(key, X25519PublicKey):
         raise InputError(f"{path} is no public X25519 key in PEM; {_HOW}")
     return key
@@ -61,10 +58,7 @@ def read_kit_private_key(path: Path) -> X25519PrivateKey:
     Raises:
         InputError: there is none.
     """
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
+    key = read_pem(path, private=True)
     if not isinstance(key, X25519PrivateKey):
         raise InputError(f"{path} is no private X25519 key in PEM; {_HOW}")
     return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from pydantic import Field
@@ -23,6 +23,8 @@ Ground = Literal[
     "dangerous-capability",
 ]
 """Why: the grounds of Article 17(1) GDPR, letters a to f, and one for hazardous knowledge."""
+
+GROUNDS: tuple[Ground, ...] = get_args(Ground)
 
 Identity = Literal["unchecked", "asked", "verified"]
 """Whether it is known that whoever asks is the person, or acts for them."""

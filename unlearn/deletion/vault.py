@@ -17,13 +17,12 @@ import unicodedata
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from unlearn.atomic_folder import sync, write_whole
 from unlearn.deletion.master_key import KEY_BYTES, MasterKey
 from unlearn.errors import InputError
+from unlearn.sealing import decrypt, encrypt
 
-_NONCE_BYTES = 12
 _KEY = "key"
 
 
@@ -32,19 +31,19 @@ class Vault:
 
     def __init__(self, folder: Path, master: MasterKey) -> None:
         self.folder = folder
-        self._wrapping = AESGCM(master.derive("unlearn vault: request keys 1"))
+        self._wrapping = master.derive("unlearn vault: request keys 1")
         self._indexing = master.derive("unlearn vault: blind indexes 1")
 
     def create(self, request: str) -> None:
         """A key and a place for a new request."""
         place = self.folder / request
         place.mkdir(parents=True, mode=0o700)
-        key = AESGCM.generate_key(bit_length=8 * KEY_BYTES)
-        write_whole(place / _KEY, _encrypt(self._wrapping, key, f"{request}/{_KEY}"), mode=0o600)
+        key = secrets.token_bytes(KEY_BYTES)
+        write_whole(place / _KEY, encrypt(key, self._wrapping, _place(request, _KEY)), mode=0o600)
 
     def put(self, request: str, name: str, content: bytes) -> None:
         """Keeps a content under a name, over what was there before."""
-        sealed = _encrypt(AESGCM(self._key(request)), content, f"{request}/{name}")
+        sealed = encrypt(content, self._key(request), _place(request, name))
         write_whole(self.folder / request / name, sealed, mode=0o600)
 
     def get(self, request: str, name: str) -> bytes:
@@ -54,12 +53,12 @@ class Vault:
             InputError: the request has no such content, its key is destroyed, the master key is
                 another, or the file was changed.
         """
-        cipher = AESGCM(self._key(request))
+        key = self._key(request)
         try:
             sealed = (self.folder / request / name).read_bytes()
         except FileNotFoundError:
             raise InputError(f"the vault holds no {name} of request {request}") from None
-        return _decrypt(cipher, sealed, request, name)
+        return _opened(sealed, key, request, name)
 
     def holds(self, request: str, name: str) -> bool:
         """Whether something was put under a name, and can still be read."""
@@ -109,23 +108,22 @@ class Vault:
             raise InputError(
                 f"the key of request {request} is destroyed: what it had encrypted cannot be read"
             ) from None
-        return _decrypt(self._wrapping, wrapped, request, _KEY)
+        return _opened(wrapped, self._wrapping, request, _KEY)
 
 
-def _encrypt(cipher: AESGCM, content: bytes, bound_to: str) -> bytes:
-    nonce = secrets.token_bytes(_NONCE_BYTES)
-    return nonce + cipher.encrypt(nonce, content, bound_to.encode())
-
-
-def _decrypt(cipher: AESGCM, sealed: bytes, request: str, name: str) -> bytes:
+def _opened(sealed: bytes, key: bytes, request: str, name: str) -> bytes:
     try:
-        bound = f"{request}/{name}".encode()
-        return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+        return decrypt(sealed, key, _place(request, name))
     except (InvalidTag, ValueError):
         what = "the master key is another" if name == _KEY else "it was encrypted elsewhere"
         raise InputError(
             f"the {name} of request {request} does not open: {what}, or the file was changed"
         ) from None
+
+
+def _place(request: str, name: str) -> bytes:
+    """What a content is bound to, so that it cannot be put in another's place."""
+    return f"{request}/{name}".encode()
 
 
 def _overwrite(path: Path) -> None:
