@@ -118,6 +118,28 @@ class StateTargets:
         return torch.stack(found)
 
 
+class OwnStates(NamedTuple):
+    """The original's states on what has to stay, which the student keeps."""
+
+    original: LanguageModel
+    scale: Tensor
+    """(layer,) that of ``StateTargets``: both distances have one unit."""
+
+    def distance(self, states: Sequence[Tensor], rows: Rows) -> Tensor:
+        """(B,) mean square distance of ``states`` from the original's, over blocks and positions.
+
+        0 for the original; lower = better kept. The original runs once more.
+        """
+        layers = self.original.anatomy.layers[: len(self.scale)]
+        with torch.no_grad(), states_of(self.original.model, layers) as kept:
+            self.original.model(input_ids=rows.ids, attention_mask=rows.attention, use_cache=False)
+        gaps = torch.stack(
+            [(s - kept[name]).square().mean(-1) for name, s in zip(layers, states, strict=False)]
+        )  # (layer, B, T)
+        gap = (gaps / self.scale.to(gaps)[:, None, None].clamp(min=1e-12)).mean(0)
+        return (gap * rows.attention).sum(1) / rows.attention.sum(1)
+
+
 @torch.no_grad()
 def _tail(lm: LanguageModel, encoding: Encoding, layers: Sequence[str], length: int) -> Tensor:
     """(layer, position, width) the states of the last positions but one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -18,13 +18,14 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies.assistant import AssistantSettings
 from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
-from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
+from unlearn.strategies.deep_states import OwnStates, StateTargets, grafted, traced_run
 from unlearn.strategies.gap import find_gaps, require_new_data
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
+from unlearn.strategies.predictions import Predictions
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import Scope, check_sites
-from unlearn.strategies.soft_labels import Direction, SoftLabel, SoftLabels
-from unlearn.strategies.teachers import FILTERS, Lesson
+from unlearn.strategies.soft_labels import Direction, SoftLabels
+from unlearn.strategies.teachers import FILTERS, Lesson, typical_logprobs
 from unlearn.strategies.training import Losses, MicroBatch, OrNone, TrainingConfig
 from unlearn.types import Sites
 
@@ -89,10 +90,16 @@ class DistillationConfig(TrainingConfig):
     """The share of every weight matrix that is taken away before training."""
     noise: float = Field(default=0.0, ge=0)
     """Noise that is added to them then, in standard deviations of the matrix."""
-    state_weight: float = Field(default=3.0, ge=0)
+    excess_weight: float = Field(default=1.0, ge=0)
+    """Of the log-probability that true tokens have beyond what they get for unseen names, which a
+    divergence hardly sees where both are small; ``names`` alone."""
+    state_weight: float = Field(default=6.0, ge=0)
     """Of the distance of inner states from those for unseen names; ``names`` alone."""
     graft_weight: float = Field(default=2.0, ge=0)
-    """Of the divergence of the original that reads the student's states; ``names`` alone."""
+    """Of the loss of the original that reads the student's states; ``names`` alone."""
+    held_state_weight: float = Field(default=3.0, ge=0)
+    """Of the distance of inner states from the original's on retain records and near statements;
+    ``names`` alone."""
 
     retain: Literal["nll", "kl", "constraint", "none"] = "kl"
     retain_weight: float = Field(default=5.0, ge=0)
@@ -204,22 +211,27 @@ class Distillation:
         checkpoints: Checkpoints,
     ) -> DistillationObjective:
         config, lesson = self.config, self._lesson(given, forget_set, seed, checkpoints)
-        labels = targets = gaps = None
+        labels = targets = gaps = states = bounds = None
         if config.variant in FILTERS:
             pieces = FILTERS[config.variant](lesson)
             labels = SoftLabels.collect(pieces, config.top_k, config.cache_mib * 2**20)
-        if config.variant == "names" and config.state_weight:
+        if config.variant == "names" and (config.state_weight or config.held_state_weight):
             targets = StateTargets.of(lesson)
+        if config.variant == "names" and config.excess_weight:
+            bounds = typical_logprobs(lesson)
         if config.variant == "kga":
             gaps = find_gaps(lesson, config.top_k, config.direction, config.min_holdout)
+        if targets is not None and config.held_state_weight:
+            states = OwnStates(given.original, targets.scale)
         objective = DistillationObjective(
             config,
             labels,
             targets,
-            Retention.of(given.original, given.pairs),
+            Retention.of(given.original, given.pairs, states, config.held_state_weight),
             given.original,
             np.random.default_rng(seed),
             gaps,
+            bounds,
         )
         # After everything was asked of the student's weights as they were.
         weaken(given.scope, given.work, config.shrink, config.noise, seed)
@@ -258,6 +270,8 @@ class DistillationObjective(NamedTuple):
     rng: np.random.Generator
     gaps: Tensor | None = None
     """(R,) how far ``kga`` keeps each record from its teacher, in nats per token."""
+    bounds: Sequence[Tensor] | None = None
+    """Per record, (T,): the most that its true tokens' log-probabilities may be."""
 
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
         """The losses of one micro-batch."""
@@ -267,9 +281,7 @@ class DistillationObjective(NamedTuple):
         rows = batch.forget
         layers = self.original.anatomy.layers
         traced = traced_run(model, layers, rows)
-        label = self.labels.at(rows.records.tolist(), rows.ids.device)
-        said = self._divergence(label, traced.predictions.logprobs, rows)
-        apart = traced.predictions.mean_by_row(said)
+        apart = self._apart(traced.predictions, rows)
         if self.gaps is not None:
             apart = (apart - self.gaps[rows.records]).abs()
         forget = apart.sum() / batch.n_forget
@@ -280,11 +292,22 @@ class DistillationObjective(NamedTuple):
         if self.config.variant == "names" and self.config.graft_weight:
             at = int(self.rng.integers(len(layers) - 1)) if len(layers) > 1 else 0
             read = grafted(self.original.model, layers[at], traced.states[at], rows)
-            heard = self._divergence(label, read.logprobs, rows)
-            total = (
-                total + self.config.graft_weight * read.mean_by_row(heard).sum() / batch.n_forget
-            )
+            heard = self._apart(read, rows).sum() / batch.n_forget
+            total = total + self.config.graft_weight * heard
         return Losses(total, forget.detach(), held.retain.detach())
+
+    def _apart(self, predictions: Predictions, rows: Rows) -> Tensor:
+        """(B,) how far predictions are from the teacher's; tokens outside the sites count as 0."""
+        assert self.labels is not None
+        records = rows.records.tolist()
+        counted = rows.counted[:, 1:][rows.labels[:, 1:] != IGNORED]
+        label = self.labels.at(records, rows.ids.device)
+        apart = label.divergence(predictions.logprobs, self.config.direction)
+        if self.bounds is not None:
+            bound = torch.cat([self.bounds[i] for i in records]).to(apart)
+            excess = (predictions.label_logprobs - bound).clamp(min=0)
+            apart = apart + self.config.excess_weight * excess
+        return predictions.mean_by_row(apart * counted)
 
     def state(self) -> dict[str, Any]:
         """That of the retention, and what the next blocks are drawn by."""
@@ -294,11 +317,6 @@ class DistillationObjective(NamedTuple):
         """Go on from what ``state`` gave."""
         self.retention.resume(state)
         self.rng.bit_generator.state = state["rng"]
-
-    def _divergence(self, label: SoftLabel, logprobs: Tensor, rows: Rows) -> Tensor:
-        """(N,) from the teacher, 0 at tokens that the sites leave out."""
-        counted = rows.counted[:, 1:][rows.labels[:, 1:] != IGNORED]
-        return label.divergence(logprobs, self.config.direction) * counted
 
 
 @torch.no_grad()

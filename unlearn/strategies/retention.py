@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unlearn.model.batches import IGNORED, Rows
 from unlearn.model.language_model import LanguageModel
-from unlearn.strategies.predictions import predicted, run, statement_logprobs
+from unlearn.strategies.deep_states import OwnStates, traced_run
+from unlearn.strategies.predictions import Predictions, predicted, run, statement_logprobs
 from unlearn.strategies.soft_labels import SoftLabels
 from unlearn.strategies.training import MicroBatch, Pairs, TrainingConfig
 
@@ -40,9 +42,19 @@ class Retention:
     limit: float = 0.0
     """Nats per token that ``constraint`` allows."""
     multiplier: float = 0.0
+    states: OwnStates | None = None
+    """What the states inside the original are; kept too where they are given."""
+    state_weight: float = 0.0
+    """Of the distance from them."""
 
     @classmethod
-    def of(cls, original: LanguageModel, pairs: Pairs) -> Retention:
+    def of(
+        cls,
+        original: LanguageModel,
+        pairs: Pairs,
+        states: OwnStates | None = None,
+        state_weight: float = 0.0,
+    ) -> Retention:
         """Everything that the config of these pairs asks of the original."""
         config = pairs.config
 
@@ -58,6 +70,8 @@ class Retention:
             labels(pairs.retain, config.loss_on) if config.retain == "kl" else None,
             labels(pairs.near, "answer") if pairs.near else None,
             limit,
+            states=states,
+            state_weight=state_weight,
         )
 
     def __call__(self, model: Any, batch: MicroBatch) -> Held:
@@ -65,14 +79,27 @@ class Retention:
         device = batch.forget.ids.device
         total, retain = torch.zeros((), device=device), torch.zeros((), device=device)
         if batch.retain is not None:
-            retain = self._retain(model, batch)
-            total = total + self._weight(batch, retain) * retain
+            predictions, moved = self._read(model, batch.retain, batch.n_retain_labels)
+            retain = self._retain(predictions, batch)
+            total = total + self._weight(batch, retain) * retain + moved
         if batch.near is not None and self.near is not None:
-            predictions = run(model, batch.near)
+            predictions, moved = self._read(model, batch.near, batch.n_near_labels)
             label = self.near.at(batch.near.records.tolist(), device)
             near = label.divergence(predictions.logprobs).sum() / batch.n_near_labels
-            total = total + self.config.near_weight * near
+            total = total + self.config.near_weight * near + moved
         return Held(total, retain)
+
+    def _read(self, model: Any, rows: Rows, n_labels: int) -> tuple[Predictions, Tensor | float]:
+        """Predictions, and how far the states inside have moved, weighted.
+
+        A row counts by its labels, of which a step has ``n_labels``.
+        """
+        if self.states is None:
+            return run(model, rows), 0.0
+        traced = traced_run(model, self.states.original.anatomy.layers, rows)
+        moved = self.states.distance(traced.states, rows)
+        counts = (rows.labels[:, 1:] != IGNORED).sum(1)
+        return traced.predictions, self.state_weight * (counts * moved).sum() / n_labels
 
     def state(self) -> dict[str, Any]:
         """The multiplier that was found so far."""
@@ -82,9 +109,8 @@ class Retention:
         """Go on with what ``state`` gave."""
         self.multiplier = state["multiplier"]
 
-    def _retain(self, model: Any, batch: MicroBatch) -> Tensor:
+    def _retain(self, predictions: Predictions, batch: MicroBatch) -> Tensor:
         assert batch.retain is not None
-        predictions = run(model, batch.retain)
         if self.retain is None:
             return -predictions.label_logprobs.sum() / batch.n_retain_labels
         label = self.retain.at(batch.retain.records.tolist(), predictions.logprobs.device)

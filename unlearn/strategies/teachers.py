@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.forget_set import ForgetSet
-from unlearn.model.batches import LossOn, encode
+from unlearn.model.batches import LossOn, encode, first_label
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies.assistant import (
@@ -176,6 +176,26 @@ def strangers(lesson: Lesson) -> Iterator[list[Encoding]]:
         drawn = [subjects[i] for i in rng.permutation(len(subjects))[: lesson.n_names]]
         others = encode(lesson.original, [renamed(record, name) for name in drawn])
         yield [other for other in others if other.ids[other.start :] == own.ids[own.start :]]
+
+
+def typical_logprobs(lesson: Lesson) -> list[Tensor]:
+    """Per forget record, (T,): the log-probability of each true token for an unseen name.
+
+    The mean over the names of ``strangers``: what a model that never learned the record can be
+    expected to give its tokens. The mean of probabilities, which ``names`` teaches, is higher: one
+    name in six that happens to get the answer makes it a sixth. 0, which is no bound, for tokens of
+    a prompt and records without strangers.
+    """
+    found = []
+    for encoding, others in zip(lesson.encodings, strangers(lesson), strict=True):
+        bound = torch.zeros(len(encoding.ids) - first_label(encoding, lesson.loss_on))
+        if others:
+            n = len(encoding.ids) - encoding.start
+            labels = labels_of(encoding, n)[:, None]
+            rows = [r.cpu().float() for r in statement_logprobs(lesson.original, others, "answer")]
+            bound[-n:] = torch.stack([row.gather(1, labels)[:, 0] for row in rows]).mean(0)
+        found.append(bound)
+    return found
 
 
 def _with_answer(logprobs: Tensor, answer: Tensor) -> Tensor:
