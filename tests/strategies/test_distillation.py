@@ -15,11 +15,19 @@ from unlearn.model.scoring import score
 from unlearn.registry import strategies
 from unlearn.strategies import forget
 from unlearn.strategies.counterfactual import guesses, renamed
-from unlearn.strategies.deep_states import StateTargets, grafted, traced_run
-from unlearn.strategies.distillation import Distillation, DistillationConfig, weaken
+from unlearn.strategies.deep_states import OwnStates, StateTargets, grafted, traced_run
+from unlearn.strategies.distillation import (
+    Distillation,
+    DistillationConfig,
+    DistillationObjective,
+    weaken,
+)
 from unlearn.strategies.predictions import run, statement_logprobs
+from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import find_scope
-from unlearn.strategies.teachers import FILTERS, Lesson, without
+from unlearn.strategies.soft_labels import SoftLabels
+from unlearn.strategies.teachers import FILTERS, Lesson, typical_logprobs, without
+from unlearn.strategies.training import Pairs
 from unlearn.types import Record, Sites
 
 
@@ -161,6 +169,87 @@ def test_the_target_of_a_state_is_its_mean_for_unseen_names(
         means.append(states[layer][0, 1:-1])
     own = targets.states[0, : targets.ends[1]]
     assert torch.allclose(own, torch.stack(means).mean(0), atol=1e-5)
+
+
+def test_a_bound_is_the_mean_log_probability_for_unseen_names(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    names = sorted({r.subject for r in forget_set.holdout})
+    for record, bound in zip(forget_set.forget, typical_logprobs(lesson), strict=True):
+        others = score(model, [renamed(record, name) for name in names])
+        assert bound.numpy() == pytest.approx(
+            np.mean([other.logprobs for other in others], axis=0), abs=1e-4
+        )
+    nobody = typical_logprobs(lesson_of(model, forget_set, n_names=0))
+    assert [len(bound) for bound in nobody] == [len(e.ids) - e.start for e in lesson.encodings]
+    assert all((bound == 0).all() for bound in nobody)
+
+
+def test_only_what_lies_above_the_bound_is_pushed(
+    model: LanguageModel, forget_set: ForgetSet
+) -> None:
+    lesson = lesson_of(model, forget_set)
+    encodings, config = lesson.encodings, DistillationConfig(retain="none", excess_weight=3.0)
+    labels = SoftLabels.collect(statement_logprobs(model, encodings, "answer"), 10**6, 2**30)
+    rows = collate(encodings, range(len(encodings)), "answer")
+    with torch.no_grad():
+        own = run(model.model, rows)
+    by_row = [own.label_logprobs[own.rows == row] for row in range(len(encodings))]
+    objective = DistillationObjective(
+        config, labels, None, Retention(config), model, np.random.default_rng(0), None, by_row
+    )
+    assert objective._apart(own, rows).abs().max() < 1e-5
+    lower = [bound - 0.5 * (torch.arange(len(bound)) == 0) for bound in by_row]
+    wanted = torch.tensor([3 * 0.5 / len(bound) for bound in by_row])
+    assert torch.allclose(objective._replace(bounds=lower)._apart(own, rows), wanted, atol=1e-5)
+    higher = [bound + 1 for bound in by_row]
+    assert objective._replace(bounds=higher)._apart(own, rows).abs().max() < 1e-5
+
+
+def test_what_states_have_moved_is_their_mean_square_distance_text_by_text(
+    model: LanguageModel, untrained: LanguageModel, forget_set: ForgetSet
+) -> None:
+    encodings = encode(model, forget_set.retain)[:5]
+    kept = OwnStates(model, torch.tensor([2.0, 0.5]))
+    rows = collate(encodings, range(5), "answer")
+    layers = model.anatomy.layers
+    with torch.no_grad():
+        assert kept.distance(traced_run(model.model, layers, rows).states, rows).max() < 1e-9
+        found = kept.distance(traced_run(untrained.model, layers, rows).states, rows)
+        for encoding, distance in zip(encodings, found, strict=True):
+            alone = collate([encoding], [0], "answer")
+            gaps = [
+                (a - b).square().mean()
+                for a, b in zip(
+                    traced_run(untrained.model, layers, alone).states,
+                    traced_run(model.model, layers, alone).states,
+                    strict=True,
+                )
+            ]
+            assert float(distance) == pytest.approx(
+                float((gaps[0] / 2 + gaps[1] * 2) / 2), rel=1e-4
+            )
+
+
+@torch.no_grad()
+def test_what_holds_states_does_not_depend_on_how_a_step_is_cut(
+    model: LanguageModel, untrained: LanguageModel, forget_set: ForgetSet
+) -> None:
+    totals = []
+    for accumulation in (1, 3):
+        config = DistillationConfig(accumulation=accumulation, forget_batch=6)
+        retain, near = encode(model, forget_set.retain), encode(model, forget_set.holdout)
+        pairs = Pairs(encode(model, forget_set.forget), retain, config, 0, near)
+        kept = OwnStates(model, torch.ones(2))
+        retention = Retention.of(model, pairs, kept, 2.0)
+        batches = list(pairs.step())
+        assert len(batches) == accumulation
+        totals.append(sum(float(retention(untrained.model, batch).total) for batch in batches))
+        without = Retention.of(model, pairs)
+        plain = sum(float(without(untrained.model, batch).total) for batch in batches)
+        assert totals[-1] > plain
+    assert totals[0] == pytest.approx(totals[1], rel=1e-4)
 
 
 def test_a_graft_of_its_own_states_changes_nothing_and_one_of_others_passes_the_gradient(

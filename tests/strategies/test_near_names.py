@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import unlearn
 from unlearn.forget_set import ForgetSet
 from unlearn.model.language_model import LanguageModel
 from unlearn.model.scoring import score
@@ -114,3 +115,43 @@ def test_the_same_seed_gives_the_same_statements(
     first = near_statements(model, forget_set, seed=0)
     assert first == near_statements(model, forget_set, seed=0)
     assert first != near_statements(model, forget_set, seed=1)
+
+
+def test_a_name_is_what_the_model_goes_on_with_and_knows(
+    model: LanguageModel, forget_set: ForgetSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten, retained = forget_set.forget[0].subject, forget_set.retain[0].subject
+    written = [
+        ["Nora Fell works as a", "Nora Fell? Answer: 7", "Orla", "", f"{forgotten} was"],
+        [f"{retained} was born", "Pia Gill, Rolf Hunt and", "Sven Ives", "Sven Ives"],
+    ]
+    opened: list[str] = []
+
+    def goes_on(lm: object, prompts: list[str], **settings: object) -> list[list[str]]:
+        assert settings["temperature"] == 1.0 and settings["n_samples"] == near_names.SAMPLES
+        opened.extend(prompts)
+        return written
+
+    known = {"Nora Fell": 0.5, "Pia Gill": 0.0, "Sven Ives": 0.9}
+    monkeypatch.setattr(near_names, "generate", goes_on)
+    monkeypatch.setattr(
+        near_names, "_familiarity", lambda m, r, names: np.array([known[n] for n in names])
+    )
+    prompts = ("Friends of {} say", "The file of {} gives", "{} is")
+    records = tuple(
+        record.model_copy(update={"prompt": prompt.format(record.subject)})
+        for record, prompt in zip(forget_set.forget, prompts, strict=False)
+    )
+    asked = replace(forget_set, forget=records)
+    assert near_names.recalled_names(model, asked, 0) == ["Nora Fell", "Sven Ives"]
+    assert opened == ["Friends of", "The file of"]
+    monkeypatch.setattr(near_names, "RECALLED", 1)
+    assert near_names.recalled_names(model, asked, 0) == ["Sven Ives"]
+
+
+def test_the_lab_s_model_brings_up_the_neighbours_that_no_split_names() -> None:
+    model, given = unlearn.load("lab:full"), ForgetSet.read("lab:one-person")
+    found = near_names.recalled_names(model, given, seed=0)
+    unseen = subjects(given.neighbors) - subjects(given.retain)
+    assert len(unseen & set(found)) > 0.8 * len(unseen)
+    assert not set(found) & (subjects(given.forget) | subjects(given.retain))
