@@ -13,11 +13,11 @@ from unlearn.cli.inputs import read_forget_set
 from unlearn.types import AuditResult, Estimate, Finding
 
 
-def finding(key: str, unlearned: float, original: float, reference: float) -> Finding:
+def finding(key: str, unlearned: float, original: float, reference: float, n: int = 8) -> Finding:
     values = {"unlearned": unlearned, "original": original, "reference": reference}
     return Finding.model_construct(
         key=key,
-        models={role: Estimate.model_construct(value=value) for role, value in values.items()},
+        models={role: Estimate.model_construct(value=value, n=n) for role, value in values.items()},
     )
 
 
@@ -54,6 +54,13 @@ def test_at_lower_precision_the_original_is_that_of_full_precision() -> None:
 
 def test_a_figure_that_tells_the_two_apart_hardly_is_left_out() -> None:
     assert equivalence(result(finding("probability/forget", 0.5, 0.5, 0.45))) is None
+
+
+def test_a_figure_of_a_handful_of_records_is_left_out() -> None:
+    few = finding("implied_answers/forget", 1.0, 1.0, 0.5, n=7)
+    assert equivalence(result(few)) is None
+    found = equivalence(result(few, finding("probability/forget", 0.1, 0.9, 0.1)))
+    assert found is not None and list(found.shares) == ["probability/forget"]
 
 
 def test_the_original_has_none_of_it_and_the_reference_all() -> None:

@@ -39,6 +39,9 @@ PROBES = (
 LEAST = 0.1
 """Original and reference have to differ by so much, or a figure tells nothing of forgetting."""
 
+FEWEST = 8
+"""A figure of fewer records is left out: of two answers one more or less is half of everything."""
+
 
 class Equivalence(NamedTuple):
     """Retrain equivalence: 1 for a model that nothing tells from the reference."""
@@ -55,9 +58,10 @@ def equivalence(result: AuditResult) -> Equivalence | None:
     """``R = min over figures of 1 - |x_unlearned - x_reference| / |x_original - x_reference|``.
 
     Higher = more forgotten, at most 1. A figure above the reference and one below it count alike:
-    to be told apart by what is missing is no better than by what is left. Figures in which original
-    and reference differ by less than 0.1 are left out; None where no figure is left. The original
-    is not measured at lower precision; its figure at full precision stands in.
+    to be told apart by what is missing is no better than by what is left. Figures of fewer than 8
+    records are left out, and those in which original and reference differ by less than 0.1; None
+    where no figure is left. The original is not measured at lower precision; its figure at full
+    precision stands in.
     """
     shares = {}
     found = {finding.key: finding.models for finding in result.findings}
@@ -68,7 +72,8 @@ def equivalence(result: AuditResult) -> Equivalence | None:
         unlearned, original, reference = (
             models[role].value for role in ("unlearned", "original", "reference")
         )
-        if abs(original - reference) >= LEAST:
+        enough = models["unlearned"].n >= FEWEST
+        if enough and abs(original - reference) >= LEAST:
             shares[key] = 1 - abs(unlearned - reference) / abs(original - reference)
     if not shares:
         return None
