@@ -18,6 +18,7 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies.assistant import AssistantSettings
 from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
+from unlearn.strategies.counterfactual import TOLERANCE
 from unlearn.strategies.deep_states import OwnStates, StateTargets, grafted, traced_run
 from unlearn.strategies.gap import find_gaps, require_new_data
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
@@ -91,8 +92,8 @@ class DistillationConfig(TrainingConfig):
     noise: float = Field(default=0.0, ge=0)
     """Noise that is added to them then, in standard deviations of the matrix."""
     excess_weight: float = Field(default=1.0, ge=0)
-    """Of the log-probability that true tokens have beyond what they get for unseen names, which a
-    divergence hardly sees where both are small; ``names`` alone."""
+    """Of the log-probability that true tokens have beyond twice what they get for unseen names,
+    which a divergence hardly sees where both are small; ``names`` alone."""
     state_weight: float = Field(default=6.0, ge=0)
     """Of the distance of inner states from those for unseen names; ``names`` alone."""
     graft_weight: float = Field(default=2.0, ge=0)
@@ -271,7 +272,7 @@ class DistillationObjective(NamedTuple):
     gaps: Tensor | None = None
     """(R,) how far ``kga`` keeps each record from its teacher, in nats per token."""
     bounds: Sequence[Tensor] | None = None
-    """Per record, (T,): the most that its true tokens' log-probabilities may be."""
+    """Per record, (T,): what its true tokens' log-probabilities are for unseen names."""
 
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
         """The losses of one micro-batch."""
@@ -305,7 +306,7 @@ class DistillationObjective(NamedTuple):
         apart = label.divergence(predictions.logprobs, self.config.direction)
         if self.bounds is not None:
             bound = torch.cat([self.bounds[i] for i in records]).to(apart)
-            excess = (predictions.label_logprobs - bound).clamp(min=0)
+            excess = (predictions.label_logprobs - bound - TOLERANCE).clamp(min=0)
             apart = apart + self.config.excess_weight * excess
         return predictions.mean_by_row(apart * counted)
 
