@@ -8,7 +8,8 @@ import pytest
 from unlearn.bench import contest as room
 from unlearn.bench.contest import Entry, Outcome, Table, contest
 from unlearn.bench.equivalence import FIGURES, equivalence
-from unlearn.bench.standings import picture, table
+from unlearn.bench.pictures import relearning, standings
+from unlearn.bench.standings import table
 from unlearn.cli.inputs import read_forget_set
 from unlearn.types import AuditResult, Estimate, Finding
 
@@ -74,7 +75,10 @@ def outcome(seed: int, value: float, **changes: object) -> Outcome:
     }
     figures["answers/retain"] = {"unlearned": 0.99, "original": 1.0}
     figures["answers/neighbors"] = {"unlearned": 0.96 - seed / 100, "original": 1.0}
+    figures["nll_per_token/neighbors"] = {"unlearned": 0.25, "original": 0.0}
+    curve = {"unlearned": ((0, 0.1), (5, 0.2 + seed / 10)), "reference": ((0, 0.0), (5, 0.1))}
     given = {
+        "curves": {"relearned_answers/forget": curve},
         "entry": Entry(strategy="a", settings={"x": "1"}, seed=seed),
         "given": "d",
         "equivalence": value,
@@ -85,29 +89,37 @@ def outcome(seed: int, value: float, **changes: object) -> Outcome:
     return Outcome(**given)  # type: ignore[arg-type]
 
 
-def test_the_table_has_a_row_for_each_strategy_with_the_mean_over_seeds() -> None:
+def test_the_tables_have_a_row_for_each_strategy_with_the_mean_over_seeds() -> None:
     refused = Outcome(entry=Entry(strategy="b", sites="random"), given="d", refused="no place")
     text = table([outcome(0, 0.5), outcome(1, 0.7), refused])
-    lines = text.splitlines()
-    assert {line.count("|") for line in lines[:6]} == {lines[0].count("|")}
-    row = next(line for line in lines if line.startswith("| a:x=1 |"))
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:5] == ["a:x=1", "all", "2", "0.60 (0.50)", "logit lens"]
-    assert cells[5] == "0.25" and cells[-5:-3] == ["-1.0", "-4.5"]
-    assert "- b on random: no place" in lines
+    left, price, notes = text.split("\n\n")
+    for lines in (left.splitlines(), price.splitlines()):
+        assert len({line.count("|") for line in lines}) == 1
+
+    def cells(part: str) -> list[str]:
+        row = next(line for line in part.splitlines() if line.startswith("| a:x=1 |"))
+        return [cell.strip() for cell in row.strip("|").split("|")]
+
+    assert cells(left)[:6] == ["a:x=1", "all", "2", "0.60 (0.50)", "logit lens", "0.25"]
+    assert cells(price)[:6] == ["a:x=1", "all", "2", "-1.0", "-4.5", "1.28"]
+    assert "| b | random | 0 | refused |" in left and "| b |" not in price
+    assert notes == "- b on random: no place"
 
 
-def test_the_picture_is_the_same_bytes_twice_and_names_every_strategy() -> None:
-    drawn = picture([outcome(0, 0.5), outcome(1, 0.7)])
-    assert drawn == picture([outcome(0, 0.5), outcome(1, 0.7)])
-    assert "a:x=1" in drawn
-    ET.fromstring(drawn)
+def test_the_pictures_are_the_same_bytes_twice_and_name_every_strategy() -> None:
+    for draw in (standings, relearning):
+        drawn = draw([outcome(0, 0.5), outcome(1, 0.7)])
+        assert drawn == draw([outcome(0, 0.5), outcome(1, 0.7)])
+        assert "a:x=1" in drawn
+        ET.fromstring(drawn)
+    assert "reference" in relearning([outcome(0, 0.5)])
 
 
-def test_a_table_of_refusals_alone_can_be_drawn() -> None:
+def test_what_was_refused_alone_can_be_drawn() -> None:
     refused = [Outcome(entry=Entry(strategy="b"), given="d", refused="no place")]
     assert "refused" in table(refused)
-    picture(refused)
+    standings(refused)
+    relearning(refused)
 
 
 @pytest.fixture

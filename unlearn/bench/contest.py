@@ -25,7 +25,7 @@ from unlearn.locate import locate
 from unlearn.model.language_model import LanguageModel
 from unlearn.registry import locators
 from unlearn.strategies import forget
-from unlearn.types import Noun, Sites
+from unlearn.types import Noun, Role, Sites
 
 Progress = Callable[[str, float], None]
 
@@ -69,6 +69,8 @@ class Outcome(Noun):
     shares: Mapping[str, float] = {}
     figures: Mapping[str, Mapping[str, float]] = {}
     """Finding to role to figure."""
+    curves: Mapping[str, Mapping[Role, tuple[tuple[float, float], ...]]] = {}
+    """Finding to role to the points of its curve, where it has one."""
     seconds: float = 0.0
     tokens: int = 0
     strength: float = 1.0
@@ -168,6 +170,7 @@ def _outcome(
             finding.key: {role: estimate.value for role, estimate in finding.models.items()}
             for finding in result.findings
         },
+        curves={f.key: f.curves for f in result.findings if f.curves},
         seconds=provenance.seconds,
         tokens=provenance.tokens,
         strength=provenance.strength,

@@ -1,7 +1,8 @@
-"""What a contest came to, as a table and a picture."""
+"""What a contest came to, as tables."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,21 +11,12 @@ import numpy as np
 from unlearn.bench.contest import EVERYWHERE, Outcome
 from unlearn.bench.equivalence import FIGURES
 
-HEAD = (
-    "strategy",
-    "sites",
-    "n",
-    "R",
-    "by",
-    *FIGURES.values(),
-    "retain",
-    "neighbors",
-    "seconds",
-    "MiB",
-    "tokens",
-)
+WHO = ("strategy", "sites", "n")
+LEFT = (*WHO, "R", "by", *FIGURES.values())
+PRICE = (*WHO, "retain", "neighbors", "perplexity", "seconds", "MiB", "tokens", "verdict")
 
-KEPT = ("answers/retain", "answers/neighbors")
+KEPT = {"retain": "answers/retain", "neighbors": "answers/neighbors"}
+LOSS = "nll_per_token/neighbors"
 
 
 class Group(NamedTuple):
@@ -44,42 +36,68 @@ def groups(outcomes: Iterable[Outcome]) -> list[Group]:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A Markdown table: original and reference first, then a row for each strategy and sites.
+    """Two Markdown tables, a row for each strategy and its sites: what is left, and its price.
 
     Over seeds: the mean, and of R the lowest too. Knowledge figures are shares of the forget
-    records, as the auditor gives them; retain and neighbors are points of answers lost or gained
-    against the original.
+    records, as the auditor gives them, below those of original and reference. Retain and neighbors
+    are points of answers gained or lost against the original, perplexity is that of the neighbours'
+    answers, and MiB is memory beyond the loaded model.
     """
-    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    lines = _head(LEFT)
     measured = [outcome for outcome in outcomes if outcome.figures]
     for role in ("original", "reference") if measured else ():
-        figures = [_number(_of(measured[0], key, role)) for key in FIGURES]
-        lines.append(f"| *{role}* | | | | | {' | '.join(figures)} | | | | | |")
-    lines += [_row(group) for group in groups(outcomes)]
+        figures = [_number(_mean(measured[:1], key, role)) for key in FIGURES]
+        lines.append(_line([f"*{role}*", "", "", "", "", *figures]))
+    lines += [_line(_left(group)) for group in groups(outcomes)]
+    lines += ["", *_head(PRICE)]
+    lines += [_line(_price(group)) for group in groups(outcomes) if _done(group)]
     notes = list(_refusals(outcomes))
     return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
-def _row(group: Group) -> str:
-    done = [outcome for outcome in group.outcomes if outcome.figures]
+def _head(names: Sequence[str]) -> list[str]:
+    return [_line(names), "|---" * len(names) + "|"]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _done(group: Group) -> list[Outcome]:
+    return [outcome for outcome in group.outcomes if outcome.figures]
+
+
+def _left(group: Group) -> list[str]:
+    done = _done(group)
     if not done:
-        return f"| {group.name} | {group.sites} | 0 | refused |" + " |" * (len(HEAD) - 4)
+        return [group.name, group.sites, "0", "refused", *[""] * (len(LEFT) - 4)]
     values = [o.equivalence for o in done if o.equivalence is not None]
     lowest = f" ({min(values):.2f})" if len(values) > 1 else ""
     worst = min(done, key=lambda o: np.inf if o.equivalence is None else o.equivalence).worst
-    cells = [
+    return [
         group.name,
         group.sites,
         str(len(done)),
         f"{np.mean(values):.2f}{lowest}" if values else "–",
         FIGURES.get(worst, "–"),
         *(_number(_mean(done, key, "unlearned")) for key in FIGURES),
-        *(_points(done, key) for key in KEPT),
+    ]
+
+
+def _price(group: Group) -> list[str]:
+    done = _done(group)
+    loss = _mean(done, LOSS, "unlearned")
+    return [
+        group.name,
+        group.sites,
+        str(len(done)),
+        *(_points(done, key) for key in KEPT.values()),
+        _number(None if loss is None else math.exp(loss)),
         f"{np.mean([o.seconds for o in done]):.0f}",
         f"{np.mean([o.peak_mib for o in done]):.0f}",
         f"{np.mean([o.tokens for o in done]):,.0f}".replace(",", " "),
+        ", ".join(sorted({o.verdict for o in done})),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def _refusals(outcomes: Iterable[Outcome]) -> Iterator[str]:
@@ -89,12 +107,8 @@ def _refusals(outcomes: Iterable[Outcome]) -> Iterator[str]:
         yield f"- {name}{where}: {why}"
 
 
-def _of(outcome: Outcome, key: str, role: str) -> float | None:
-    return outcome.figures.get(key, {}).get(role)
-
-
 def _mean(outcomes: Iterable[Outcome], key: str, role: str) -> float | None:
-    found = [value for o in outcomes if (value := _of(o, key, role)) is not None]
+    found = [value for o in outcomes if (value := o.figures.get(key, {}).get(role)) is not None]
     return float(np.mean(found)) if found else None
 
 
@@ -105,45 +119,3 @@ def _number(value: float | None) -> str:
 def _points(outcomes: Sequence[Outcome], key: str) -> str:
     before, after = _mean(outcomes, key, "original"), _mean(outcomes, key, "unlearned")
     return "–" if before is None or after is None else f"{100 * (after - before):+.1f}"
-
-
-def picture(outcomes: Sequence[Outcome]) -> str:
-    """An SVG: equivalence to the reference against neighbouring answers lost; top left is best."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    marks = "osD^vP*X<>hp"
-    drawn = [g for g in groups(outcomes) if any(o.equivalence is not None for o in g.outcomes)]
-    with mpl.rc_context({"svg.hashsalt": "unlearn", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.subplots()
-        for number, group in enumerate(drawn):
-            points = [
-                (_lost(o), o.equivalence) for o in group.outcomes if o.equivalence is not None
-            ]
-            lost, held = zip(*points, strict=True)
-            label = group.name if group.sites == EVERYWHERE else f"{group.name} ({group.sites})"
-            mark = marks[number % len(marks)]
-            axes.plot(lost, held, mark, label=label, markersize=7, markeredgecolor="white")
-        axes.axhline(0.8, linestyle=":", color="0.5")
-        axes.axvline(1.0, linestyle=":", color="0.5")
-        axes.set_xlabel("neighbouring answers lost (points)")
-        axes.set_ylabel("retrain equivalence R (worst figure)")
-        if drawn:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-        return _svg(figure)
-
-
-def _lost(outcome: Outcome) -> float:
-    before, after = (_of(outcome, KEPT[1], role) for role in ("original", "unlearned"))
-    return 0.0 if before is None or after is None else 100 * (before - after)
-
-
-def _svg(figure: object) -> str:
-    from io import StringIO
-
-    out = StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})  # type: ignore[attr-defined]
-    return out.getvalue()

@@ -37,7 +37,7 @@ def bench() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
     metavar="DIR",
-    help="The folder for table.md, strategies.svg, outcomes and artifacts. Run again, it goes on.",
+    help="The folder for table.md, two pictures, outcomes and artifacts. Run again, it goes on.",
 )
 @click.option(
     "--strategy",
@@ -84,14 +84,16 @@ def strategies(
     with working(options) as progress:
         records = read_forget_set(forget_set)
         from unlearn.bench.contest import Table, contest
-        from unlearn.bench.standings import picture, table
+        from unlearn.bench.pictures import relearning, standings
+        from unlearn.bench.standings import table
 
         given = Table(model, records, reference, output, options.dtype, options.device)
         with naming(records):
             outcomes = list(contest(given, entries, progress))
         text = table(outcomes)
         (output / "table.md").write_text(text + "\n", encoding="utf-8")
-        (output / "strategies.svg").write_text(picture(outcomes), encoding="utf-8")
+        (output / "strategies.svg").write_text(standings(outcomes), encoding="utf-8")
+        (output / "relearning.svg").write_text(relearning(outcomes), encoding="utf-8")
     document = {
         "output": str(output),
         "outcomes": [outcome.model_dump(mode="json") for outcome in outcomes],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import Scope, check_sites
 from unlearn.strategies.soft_labels import Direction, SoftLabels
 from unlearn.strategies.teachers import FILTERS, Lesson, typical_logprobs
-from unlearn.strategies.training import Losses, MicroBatch, OrNone, TrainingConfig
+from unlearn.strategies.training import Losses, MicroBatch, TrainingConfig
 from unlearn.types import Sites
 
 Variant = Literal["names", "logits", "context", "difference", "kga", "model", "checkpoint", "data"]
@@ -54,6 +54,9 @@ class DistillationConfig(TrainingConfig):
     >>> DistillationConfig(robust=True).shrink
     0.15
     """
+
+    draws_per_record: ClassVar[int] = 70
+    min_steps: ClassVar[int] = 200
 
     variant: Variant = "names"
     """The filter that makes the teacher. ``names``: the original, asked about others it never met.
@@ -108,7 +111,6 @@ class DistillationConfig(TrainingConfig):
     learning_rate: float = Field(default=2e-3, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
     stop: Literal["match", "extraction", "budget"] = "budget"
-    max_steps: Annotated[int | None, OrNone] = Field(default=400, ge=1)
     evaluate_every: int = Field(default=20, ge=1)
     ceiling_patience: int = Field(default=1000, ge=1)
     """So many that the way may lead above the ceiling; what is kept lies below it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -17,10 +17,6 @@ from unlearn.model.language_model import Encoding
 from unlearn.strategies.processes import place
 from unlearn.strategies.strength import Strength
 from unlearn.types import Noun
-
-DRAWS_PER_RECORD, MIN_STEPS = 40, 80
-"""How long a run may take at most, unless told. Without sites the lab's sets of 108 and 320 records
-took 15 and 27 draws of each."""
 
 OrNone = BeforeValidator(lambda value: None if value == "none" else value)
 """Lets a setting that is given as text say ``none``."""
@@ -46,6 +42,11 @@ Tracker = Annotated[str, AfterValidator(_tracker)]
 
 class TrainingConfig(Noun):
     """What every strategy that trains can be told. Defaults suit a bundled lab model."""
+
+    draws_per_record: ClassVar[int] = 40
+    min_steps: ClassVar[int] = 80
+    """How long a run may take at most, unless told. To match without sites, the lab's sets of 108
+    and 320 records took 15 and 27 draws of each."""
 
     train: Literal["full", "lora"] = "full"
     """``full``: the weights themselves, of a copy in float32. ``lora``: a LoRA on the linear
@@ -115,7 +116,8 @@ class TrainingConfig(Noun):
     min_holdout: int = Field(default=3, ge=1)
     """A relation with fewer holdout records takes its target from the whole holdout."""
     max_steps: Annotated[int | None, OrNone] = Field(default=None, ge=1)
-    """``none``: as many as draw every forget record 40 times, but no fewer than 80."""
+    """``none``: as many as draw every forget record 40 times, but no fewer than 80 (distillation:
+    70 and 200)."""
     max_tokens: Annotated[int | None, OrNone] = Field(default=None, ge=1)
     """Tokens trained on, prompts included; ``none`` for no limit."""
     max_seconds: Annotated[float | None, OrNone] = Field(default=None, gt=0)
@@ -138,8 +140,8 @@ class TrainingConfig(Noun):
 
     def steps(self, n_forget: int) -> int:
         """How many optimiser steps a run on so many forget records may take."""
-        draws = math.ceil(DRAWS_PER_RECORD * n_forget / self.batch(n_forget))
-        return self.max_steps or max(MIN_STEPS, draws)
+        draws = math.ceil(self.draws_per_record * n_forget / self.batch(n_forget))
+        return self.max_steps or max(self.min_steps, draws)
 
 
 class MicroBatch(NamedTuple):
