@@ -44,7 +44,9 @@ STRATEGIES = {
     ),
     "distillation": lambda steps: Distillation(DistillationConfig(max_steps=steps)),
     "distillation, outputs alone": lambda steps: Distillation(
-        DistillationConfig(max_steps=steps, state_weight=0, graft_weight=0)
+        DistillationConfig(
+            max_steps=steps, state_weight=0, graft_weight=0, held_state_weight=0, excess_weight=0
+        )
     ),
 }
 
@@ -78,8 +80,13 @@ class Bench:
         texts = [text for texts in self.texts for text in texts]
         prefix = FrozenPrefix(work, skip, texts, 2**30).skipped() if skip else nullcontext()
         times: list[float] = []
+
+        def go_on(_: object) -> bool:
+            times.append(time.perf_counter())
+            return False
+
         with frozen(self.lm.model), scope.applied(work.model), prefix:
-            train(work, pairs, self.objective, lambda _: times.append(time.perf_counter()), 0)
+            train(work, pairs, self.objective, go_on, 0)
         # From the first step's end to the last one's: without the making of an optimiser.
         return (times[-1] - times[0]) / (len(times) - 1)
 

@@ -211,7 +211,7 @@ class Distillation:
         given: Ingredients,
         forget_set: ForgetSet,
         seed: int,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints = NOWHERE,
     ) -> DistillationObjective:
         config, lesson = self.config, self._lesson(given, forget_set, seed, checkpoints)
         labels = targets = gaps = states = bounds = None
