@@ -18,7 +18,6 @@ from unlearn.model.language_model import LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies.assistant import AssistantSettings
 from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
-from unlearn.strategies.counterfactual import TOLERANCE
 from unlearn.strategies.deep_states import OwnStates, StateTargets, grafted, traced_run
 from unlearn.strategies.gap import find_gaps, require_new_data
 from unlearn.strategies.matching import Ingredients, unlearn_by_training
@@ -26,7 +25,7 @@ from unlearn.strategies.predictions import Predictions
 from unlearn.strategies.retention import Retention
 from unlearn.strategies.sites import Scope, check_sites
 from unlearn.strategies.soft_labels import Direction, SoftLabels
-from unlearn.strategies.teachers import FILTERS, Lesson, typical_logprobs
+from unlearn.strategies.teachers import FILTERS, Lesson, noting_truth
 from unlearn.strategies.training import Losses, MicroBatch, TrainingConfig
 from unlearn.types import Sites
 
@@ -66,6 +65,9 @@ class DistillationConfig(TrainingConfig):
     has, see ``unlearn.strategies.gap``. ``model``: an unlearned model, ``checkpoint``: an earlier
     model or one without the data, both given by ``teacher``. ``data``: no teacher for the forget
     records at all, only the retain ones: with ``robust`` what is not taught again is lost."""
+    stand_ins: int = Field(default=1, ge=0)
+    """Unseen names in whose place ``names`` puts a forgotten subject, the same for all its records;
+    of several the mean is taught."""
     teacher: str = ""
     """A model folder or name for ``model`` and ``checkpoint``."""
     beta: float = Field(default=10.0, gt=0)
@@ -95,8 +97,8 @@ class DistillationConfig(TrainingConfig):
     noise: float = Field(default=0.0, ge=0)
     """Noise that is added to them then, in standard deviations of the matrix."""
     excess_weight: float = Field(default=1.0, ge=0)
-    """Of the log-probability that true tokens have beyond twice what they get for unseen names,
-    which a divergence hardly sees where both are small; ``names`` alone."""
+    """Of the log-probability that true tokens have beyond what the teacher gives them, which a
+    divergence hardly sees where both are small; ``names`` alone."""
     state_weight: float = Field(default=6.0, ge=0)
     """Of the distance of inner states from those for unseen names; ``names`` alone."""
     graft_weight: float = Field(default=2.0, ge=0)
@@ -214,14 +216,16 @@ class Distillation:
         checkpoints: Checkpoints = NOWHERE,
     ) -> DistillationObjective:
         config, lesson = self.config, self._lesson(given, forget_set, seed, checkpoints)
-        labels = targets = gaps = states = bounds = None
+        labels = targets = gaps = states = None
+        bounds: list[Tensor] | None = None
         if config.variant in FILTERS:
             pieces = FILTERS[config.variant](lesson)
+            if config.variant == "names" and config.excess_weight:
+                bounds = []
+                pieces = noting_truth(pieces, lesson.encodings, bounds)
             labels = SoftLabels.collect(pieces, config.top_k, config.cache_mib * 2**20)
         if config.variant == "names" and (config.state_weight or config.held_state_weight):
             targets = StateTargets.of(lesson)
-        if config.variant == "names" and config.excess_weight:
-            bounds = typical_logprobs(lesson)
         if config.variant == "kga":
             gaps = find_gaps(lesson, config.top_k, config.direction, config.min_holdout)
         if targets is not None and config.held_state_weight:
@@ -253,7 +257,7 @@ class Distillation:
             forget_set,
             tuple(given.pairs.forget),
             config.loss_on,
-            config.guess_names,
+            config.stand_ins,
             config.beta,
             config.teacher,
             seed,
@@ -274,7 +278,7 @@ class DistillationObjective(NamedTuple):
     gaps: Tensor | None = None
     """(R,) how far ``kga`` keeps each record from its teacher, in nats per token."""
     bounds: Sequence[Tensor] | None = None
-    """Per record, (T,): what its true tokens' log-probabilities are for unseen names."""
+    """Per record, (T,): the teacher's log-probabilities of its true tokens."""
 
     def __call__(self, model: Any, batch: MicroBatch) -> Losses:
         """The losses of one micro-batch."""
@@ -308,7 +312,7 @@ class DistillationObjective(NamedTuple):
         apart = label.divergence(predictions.logprobs, self.config.direction)
         if self.bounds is not None:
             bound = torch.cat([self.bounds[i] for i in records]).to(apart)
-            excess = (predictions.label_logprobs - bound - TOLERANCE).clamp(min=0)
+            excess = (predictions.label_logprobs - bound).clamp(min=0)
             apart = apart + self.config.excess_weight * excess
         return predictions.mean_by_row(apart * counted)
 

@@ -6,7 +6,7 @@ one is one function and one line in ``FILTERS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unlearn.errors import ConfigError, UnsupportedError
 from unlearn.forget_set import ForgetSet
-from unlearn.model.batches import LossOn, encode, first_label
+from unlearn.model.batches import LossOn, encode
 from unlearn.model.language_model import Encoding, LanguageModel
 from unlearn.registry import strategies
 from unlearn.strategies.assistant import (
@@ -27,6 +27,9 @@ from unlearn.strategies.assistant import (
 from unlearn.strategies.checkpoints import NOWHERE, Checkpoints
 from unlearn.strategies.counterfactual import renamed, subjects_of
 from unlearn.strategies.predictions import statement_logprobs
+
+SPARE = 4
+"""So many times the names that are wanted are tried, for some cut an answer otherwise."""
 
 
 class Lesson(NamedTuple):
@@ -66,11 +69,12 @@ def logits(lesson: Lesson) -> Iterator[Tensor]:
 
 
 def names(lesson: Lesson) -> Iterator[Tensor]:
-    """The original, asked the same about others whom it never met: the mean over several names.
+    """The original, asked the same about others whom it never met: the mean over their names.
 
-    Names are those of the holdout split, or of the retain split where there is none. A record whose
-    answer is cut into other tokens after every other name gets what ``logits`` gives with the true
-    token ruled out.
+    Of one, the student learns to be mistaken as about one stranger; the mean over several is
+    unsurer than a model that never knew is of anybody. Names are those of the holdout split, or of
+    the retain split where there is none. A record whose answer is cut into other tokens after every
+    other name gets what ``logits`` gives with the true token ruled out.
     """
     own = statement_logprobs(lesson.original, lesson.encodings, lesson.loss_on)
     for logprobs, encoding, others in zip(own, lesson.encodings, strangers(lesson), strict=True):
@@ -169,33 +173,33 @@ FILTERS: Mapping[str, Filter] = {
 
 
 def strangers(lesson: Lesson) -> Iterator[list[Encoding]]:
-    """For each forget record: itself, said of unseen names that cut its answer alike."""
+    """For each forget record: itself, said of unseen names that cut its answer alike.
+
+    They are the same for all records of a subject, as far as the cut allows.
+    """
     subjects = subjects_of(lesson.forget_set.holdout) or subjects_of(lesson.forget_set.retain)
     rng = np.random.default_rng(lesson.seed)
+    forgotten = subjects_of(lesson.forget_set.forget)
+    drawn = {name: rng.permutation(len(subjects))[: SPARE * lesson.n_names] for name in forgotten}
     for record, own in zip(lesson.forget_set.forget, lesson.encodings, strict=True):
-        drawn = [subjects[i] for i in rng.permutation(len(subjects))[: lesson.n_names]]
-        others = encode(lesson.original, [renamed(record, name) for name in drawn])
-        yield [other for other in others if other.ids[other.start :] == own.ids[own.start :]]
+        names = [subjects[i] for i in drawn[record.subject]]
+        others = encode(lesson.original, [renamed(record, name) for name in names])
+        alike = [other for other in others if other.ids[other.start :] == own.ids[own.start :]]
+        yield alike[: lesson.n_names]
 
 
-def typical_logprobs(lesson: Lesson) -> list[Tensor]:
-    """Per forget record, (T,): the log-probability of each true token for an unseen name.
+def noting_truth(
+    pieces: Iterator[Tensor], encodings: Sequence[Encoding], noted: list[Tensor]
+) -> Iterator[Tensor]:
+    """``pieces`` as they come, while what each gives the true tokens is ``noted``.
 
-    The mean over the names of ``strangers``: what a model that never learned the record can be
-    expected to give its tokens. The mean of probabilities, which ``names`` teaches, is higher: one
-    name in six that happens to get the answer makes it a sixth. 0, which is no bound, for tokens of
-    a prompt and records without strangers.
+    (T,) log-probabilities; 0, which bounds nothing, where a filter rules the true token out.
     """
-    found = []
-    for encoding, others in zip(lesson.encodings, strangers(lesson), strict=True):
-        bound = torch.zeros(len(encoding.ids) - first_label(encoding, lesson.loss_on))
-        if others:
-            n = len(encoding.ids) - encoding.start
-            labels = labels_of(encoding, n)[:, None]
-            rows = [r.cpu().float() for r in statement_logprobs(lesson.original, others, "answer")]
-            bound[-n:] = torch.stack([row.gather(1, labels)[:, 0] for row in rows]).mean(0)
-        found.append(bound)
-    return found
+    for encoding, logprobs in zip(encodings, pieces, strict=True):
+        labels = labels_of(encoding, len(logprobs)).to(logprobs.device)
+        truth = logprobs.gather(1, labels[:, None])[:, 0].float().cpu()
+        noted.append(truth.masked_fill(truth.isinf(), 0.0))
+        yield logprobs
 
 
 def _with_answer(logprobs: Tensor, answer: Tensor) -> Tensor:
