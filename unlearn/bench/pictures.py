@@ -14,7 +14,8 @@ from unlearn.bench.standings import KEPT, Group, groups
 from unlearn.types import Role
 
 RELEARNED = "relearned_answers/forget"
-MARKS = "osD^vP*X<>hp"
+MARKS = ("o", "s", "^", "D", "v", "P")
+LINES = ("-", "--", "-.", ":")
 
 
 def standings(outcomes: Sequence[Outcome]) -> str:
@@ -41,11 +42,11 @@ def relearning(outcomes: Sequence[Outcome]) -> str:
     Over seeds: the mean. Original and reference in grey, as the first outcome has them.
     """
     with _drawing("training steps on other facts", "answers right again") as (axes, out):
-        for number, group in enumerate(groups(outcomes)):
+        for group, look in _looks(outcomes):
             curves = [c for o in group.outcomes if (c := _curve(o, "unlearned"))]
             if curves:
                 steps, mean = np.mean(curves, axis=0).T
-                axes.plot(steps, mean, MARKS[number % len(MARKS)] + "-", label=_label(group))
+                axes.plot(steps, mean, **look, label=_label(group))
         first = next((o for o in outcomes if _curve(o, "reference")), None)
         styles: Mapping[Role, str] = {"original": "--", "reference": ":"}
         for role, style in styles.items():
@@ -73,6 +74,25 @@ def _drawing(x: str, y: str) -> Iterator[tuple[Any, StringIO]]:
         if axes.get_legend_handles_labels()[1]:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         figure.savefig(out, format="svg", metadata={"Date": None})
+
+
+def _looks(outcomes: Sequence[Outcome]) -> Iterator[tuple[Group, dict[str, Any]]]:
+    """Each group with a colour by its strategy, and mark and line by its sites."""
+    found = groups(outcomes)
+    names = list(dict.fromkeys(group.name for group in found))
+    sites = list(dict.fromkeys(group.sites for group in found))
+    for group in found:
+        at = sites.index(group.sites)
+        yield (
+            group,
+            {
+                "color": f"C{names.index(group.name) % 10}",
+                "marker": MARKS[at % len(MARKS)],
+                "linestyle": LINES[at % len(LINES)],
+                "markersize": 5,
+                "alpha": 0.8,
+            },
+        )
 
 
 def _label(group: Group) -> str:
