@@ -20,17 +20,14 @@ LINES = ("-", "--", "-.", ":")
 
 def standings(outcomes: Sequence[Outcome]) -> str:
     """An SVG: equivalence to the reference against neighbouring answers lost; top left is best."""
-    with _drawing("neighbouring answers lost (points)", "retrain equivalence R (worst figure)") as (
-        axes,
-        out,
-    ):
-        for number, group in enumerate(groups(outcomes)):
+    with _drawing("neighbouring answers lost (points)", "retrain equivalence R") as (axes, out):
+        for group, look in _looks(outcomes):
             points = [
                 (_lost(o), o.equivalence) for o in group.outcomes if o.equivalence is not None
             ]
             if points:
                 lost, held = zip(*points, strict=True)
-                axes.plot(lost, held, MARKS[number % len(MARKS)], label=_label(group), mec="white")
+                axes.plot(lost, held, **look | {"linestyle": ""}, label=_label(group))
         axes.axhline(0.8, linestyle=":", color="0.5")
         axes.axvline(1.0, linestyle=":", color="0.5")
     return out.getvalue()
