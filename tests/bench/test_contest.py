@@ -4,6 +4,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from click.testing import CliRunner
 
 from unlearn.bench import contest as room
 from unlearn.bench.contest import Entry, Outcome, Table, contest
@@ -11,6 +12,7 @@ from unlearn.bench.equivalence import FIGURES, equivalence
 from unlearn.bench.pictures import relearning, standings
 from unlearn.bench.standings import table
 from unlearn.cli.inputs import read_forget_set
+from unlearn.cli.main import cli
 from unlearn.types import AuditResult, Estimate, Finding
 
 
@@ -152,6 +154,21 @@ def test_what_is_done_is_not_done_again_and_a_refusal_is_an_outcome(
     assert list(contest(given, entries)) == first and len(quick) == 2
     again = [entries[0].model_copy(update={"seed": 1})]
     assert list(contest(given, again)) and len(quick) == 3
+
+
+def test_a_later_command_adds_to_the_tables_of_the_folder(quick: list[str], tmp_path: Path) -> None:
+    words = ["bench", "strategies", "lab:full", "lab:one-person", "--reference", "lab:reference"]
+    words += ["-o", str(tmp_path), "--strategy"]
+    for strategy in ("gradient-ascent:max_steps=1", "in-context"):
+        done = CliRunner().invoke(cli, [*words, strategy])
+        assert done.exit_code == 0, done.output
+    assert quick == ["gradient-ascent", "in-context"]
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert text.strip() in done.stdout
+    assert text.count("| gradient-ascent:max_steps=1 | all | 1 |") == 2
+    assert text.count("| in-context | all | 1 |") == 2
+    for name in ("strategies.svg", "relearning.svg"):
+        ET.fromstring((tmp_path / name).read_text(encoding="utf-8"))
 
 
 def test_forgetting_in_a_process_of_its_own_gives_the_artifact(tmp_path: Path) -> None:
